@@ -1,0 +1,1 @@
+//! Tar archives of file trees: writing, and unpacking without leaving the root.

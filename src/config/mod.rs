@@ -1,0 +1,1 @@
+//! Configuration: the on-disk shape (`raw`) and its check (`validate`).

@@ -1,0 +1,1 @@
+//! Turning captured bytes into stored segments and back.

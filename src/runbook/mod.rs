@@ -1,0 +1,1 @@
+//! Runbooks: readable, executable procedures.

@@ -1,0 +1,188 @@
+//! The only place that starts tasks, blocking work and threads. Owns their bound, their tracking, and that a panic in
+//! one becomes an error of kind `Bug`.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Error, Result};
+
+/// Blocking jobs that wait on I/O rather than burn CPU: tar readers, catalog calls.
+const IO_BLOCKING_MAX: usize = 32;
+
+#[derive(Clone)]
+pub struct Workers {
+    tracker: TaskTracker,
+    cpu: Arc<Semaphore>,
+    io: Arc<Semaphore>,
+    cores: usize,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers")
+            .field("cores", &self.cores)
+            .field("inside", &self.tracker.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A started task. Dropping it aborts the task; awaiting gives its result, a panic as `Bug`.
+#[derive(Debug)]
+pub struct Task<T> {
+    name: &'static str,
+    handle: JoinHandle<Result<T>>,
+}
+
+impl<T> Task<T> {
+    pub async fn join(mut self) -> Result<T> {
+        match (&mut self.handle).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::bug("finish task").with("task", self.name).because(error)),
+        }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
+impl Workers {
+    /// As many CPU-bound jobs at once as the machine has cores.
+    pub fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self::with_cores(cores)
+    }
+
+    pub fn with_cores(cores: usize) -> Self {
+        let cores = cores.max(1);
+        Self {
+            tracker: TaskTracker::new(),
+            cpu: Arc::new(Semaphore::new(cores)),
+            io: Arc::new(Semaphore::new(IO_BLOCKING_MAX)),
+            cores,
+        }
+    }
+
+    pub fn cores(&self) -> usize {
+        self.cores
+    }
+
+    /// Runs `work` as a tracked task on the runtime's workers.
+    pub fn spawn<T, F>(&self, name: &'static str, work: F) -> Task<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let guarded = AssertUnwindSafe(work)
+            .catch_unwind()
+            .map(move |r| r.unwrap_or_else(|p| Err(panicked(name, &*p))));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one door: tracked, and panics are turned into errors"
+        )]
+        let handle = tokio::spawn(self.tracker.track_future(guarded));
+        Task { name, handle }
+    }
+
+    /// Runs CPU-bound `work` on a blocking thread, at most one per core at a time.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.blocking(name, &self.cpu, work).await
+    }
+
+    /// Runs blocking I/O on a blocking thread. Not cancelled by dropping: it runs to its end.
+    pub async fn block<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.blocking(name, &self.io, work).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        gate: &Arc<Semaphore>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = gate
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|e| Error::bug("enter workers").because(e))?;
+        let token = self.tracker.token();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one door: bounded by a semaphore and tracked"
+        )]
+        let handle = tokio::task::spawn_blocking(move || {
+            let (_permit, _token) = (permit, token);
+            std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|p| Err(panicked(name, &*p)))
+        });
+        handle
+            .await
+            .map_err(|e| Error::bug("finish blocking work").with("work", name).because(e))?
+    }
+
+    /// Closes the door and waits until everyone inside has left.
+    pub async fn drain(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn panicked(name: &'static str, payload: &(dyn Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned());
+    Error::bug("finish work that panicked")
+        .with("work", name)
+        .why(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn a_panic_in_work_becomes_a_bug() {
+        let workers = Workers::with_cores(1);
+        let error = workers
+            .spawn::<(), _>("boom", async { panic!("ouch") })
+            .join()
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug);
+        let error = workers
+            .compute::<()>("boom", || panic!("ouch"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("ouch"), "{error}");
+    }
+}

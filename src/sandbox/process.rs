@@ -1,0 +1,1 @@
+//! Sandboxes made of local processes.

@@ -1,0 +1,1 @@
+//! Scenarios: what is lost, and which runbooks answer it.

@@ -1,0 +1,1 @@
+//! What every adapter of this port must do; run by each of them in its tests.

@@ -1,0 +1,1 @@
+//! Storage in an S3-compatible service, through OpenDAL.
