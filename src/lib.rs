@@ -5,6 +5,7 @@
 //! `pipeline`, `operation`, `runbook`, `scenario`, `drill`, `evidence` use the ports; `actor` drives them;
 //! `web` and `cli` are faces; `app` puts concrete types together.
 
+pub mod actor;
 pub mod archive;
 pub mod catalog;
 pub mod config;

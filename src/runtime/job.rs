@@ -51,6 +51,17 @@ impl JobContext {
         }
     }
 
+    /// A job of its own: own progress, no deadline; cancelled with this one.
+    #[must_use]
+    pub fn fresh_child(&self) -> Self {
+        Self {
+            cancel: self.cancel.child_token(),
+            deadline: None,
+            progress: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// The same job with progress of its own.
     #[must_use]
     pub fn with_progress(&self, progress: Arc<Progress>) -> Self {

@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,9 @@ pub struct Workers {
     cpu: Arc<Semaphore>,
     io: Arc<Semaphore>,
     cores: usize,
+    /// The runtime that was current when this was made. Tasks go there even when started from an actor's thread, whose
+    /// own runtime must never carry work.
+    home: Option<Handle>,
 }
 
 impl fmt::Debug for Workers {
@@ -39,9 +43,15 @@ impl fmt::Debug for Workers {
 pub struct Task<T> {
     name: &'static str,
     handle: JoinHandle<Result<T>>,
+    detached: bool,
 }
 
 impl<T> Task<T> {
+    /// Lets the task run on without its result; it stays tracked.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
     pub async fn join(mut self) -> Result<T> {
         match (&mut self.handle).await {
             Ok(result) => result,
@@ -56,7 +66,9 @@ impl<T> Task<T> {
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.handle.abort();
+        if !self.detached {
+            self.handle.abort();
+        }
     }
 }
 
@@ -74,6 +86,7 @@ impl Workers {
             cpu: Arc::new(Semaphore::new(cores)),
             io: Arc::new(Semaphore::new(IO_BLOCKING_MAX)),
             cores,
+            home: Handle::try_current().ok(),
         }
     }
 
@@ -90,12 +103,20 @@ impl Workers {
         let guarded = AssertUnwindSafe(work)
             .catch_unwind()
             .map(move |r| r.unwrap_or_else(|p| Err(panicked(name, &*p))));
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one door: tracked, and panics are turned into errors"
-        )]
-        let handle = tokio::spawn(self.tracker.track_future(guarded));
-        Task { name, handle }
+        let tracked = self.tracker.track_future(guarded);
+        let handle = match &self.home {
+            Some(home) => home.spawn(tracked),
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the one door: tracked, and panics are turned into errors"
+            )]
+            None => tokio::spawn(tracked),
+        };
+        Task {
+            name,
+            handle,
+            detached: false,
+        }
     }
 
     /// Runs CPU-bound `work` on a blocking thread, at most one per core at a time.
@@ -128,14 +149,18 @@ impl Workers {
             .await
             .map_err(|e| Error::bug("enter workers").because(e))?;
         let token = self.tracker.token();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one door: bounded by a semaphore and tracked"
-        )]
-        let handle = tokio::task::spawn_blocking(move || {
+        let guarded = move || {
             let (_permit, _token) = (permit, token);
             std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|p| Err(panicked(name, &*p)))
-        });
+        };
+        let handle = match &self.home {
+            Some(home) => home.spawn_blocking(guarded),
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the one door: bounded by a semaphore and tracked"
+            )]
+            None => tokio::task::spawn_blocking(guarded),
+        };
         handle
             .await
             .map_err(|e| Error::bug("finish blocking work").with("work", name).because(e))?
