@@ -4,6 +4,7 @@
 //! Everything appended is durable when the call returns. `conformance` holds what every adapter must do.
 
 pub mod conformance;
+mod migrations;
 pub mod rebuild;
 pub mod sqlite;
 
@@ -103,6 +104,7 @@ pub struct LedgerEntry {
 #[async_trait]
 pub trait Catalog: Debug + Send + Sync + 'static {
     // runs and their journal
+    /// State running, epoch 1. `Conflict` when the id is taken.
     async fn open_run(&self, run: &NewRun) -> Result<()>;
     /// `NotFound` when there is no such run.
     async fn run(&self, id: &RunId) -> Result<RunRecord>;
@@ -129,19 +131,27 @@ pub trait Catalog: Debug + Send + Sync + 'static {
     async fn journal(&self, id: &RunId) -> Result<Vec<JournalRecord>>;
 
     // backups
-    /// Adds or replaces the record of a committed backup and the destination that holds it. State STORED unless known better.
+    /// Adds or replaces the record of a committed backup and the destination that holds it. State STORED unless known
+    /// better. Another manifest under the same id starts anew: nothing known about the old one holds for it.
     async fn commit_backup(&self, manifest: &Manifest, destination: &DestinationName) -> Result<()>;
     /// `NotFound` with a hint when there is no such backup.
     async fn backup(&self, id: &BackupId) -> Result<BackupRecord>;
     async fn backups(&self, query: &BackupQuery) -> Result<Vec<BackupRecord>>;
+    /// VERIFIED also sets `verified_at`, and never takes PROVEN away: reading the stored bytes back proves less.
     async fn set_backup_state(&self, id: &BackupId, state: BackupState, at: Timestamp) -> Result<()>;
+    /// Keeps the proof unless a newer one is known. The state is the caller's decision (`set_backup_state`).
     async fn record_proof(&self, id: &BackupId, proof: &Proof) -> Result<()>;
+    /// Idempotent.
     async fn forget_backup(&self, id: &BackupId) -> Result<()>;
+    /// The destination no longer holds it. The record goes with its last copy. Idempotent.
+    async fn forget_copy(&self, id: &BackupId, destination: &DestinationName) -> Result<()>;
 
     // leases: written before they are acquired
+    /// Takes over a kept chain lease and one of a dead run; `Conflict` when a run that goes on holds it.
     async fn record_lease(&self, run: &RunId, lease: &Lease, at: Timestamp) -> Result<()>;
-    /// A chain lease outlives its run.
+    /// A chain lease outlives its run. `NotFound` when it was not recorded, `Conflict` for a lease of scope `Run`.
     async fn keep_lease(&self, lease: &Lease) -> Result<()>;
+    /// Idempotent.
     async fn clear_lease(&self, lease: &Lease) -> Result<()>;
     async fn leases(&self) -> Result<Vec<HeldLease>>;
 
@@ -159,6 +169,8 @@ pub trait Catalog: Debug + Send + Sync + 'static {
     // canaries: what was acknowledged by the source
     /// Next sequence number of a system, never given twice.
     async fn next_canary(&self, system: &SystemName) -> Result<u64>;
+    /// The source has acknowledged the record. Also raises the counter, so that after the loss of the catalog it goes on
+    /// behind the newest record found in the system.
     async fn canary_written(&self, system: &SystemName, record: &CanaryRecord) -> Result<()>;
     /// Records acknowledged with a sequence number above `seq` and not later than `until`.
     async fn canaries_after(&self, system: &SystemName, seq: u64, until: Timestamp) -> Result<u64>;
