@@ -4,6 +4,7 @@ pub mod account;
 pub mod child;
 pub mod clock;
 pub mod job;
+pub mod lock;
 pub mod process;
 pub mod progress;
 pub mod retry;

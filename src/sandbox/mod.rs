@@ -1,6 +1,9 @@
 //! Sandbox port: throwaway places for drills, tests and the demo. Everything made is in a ledger first.
 
+mod ledger;
+mod port;
 pub mod process;
+mod remains;
 
 use std::fmt::Debug;
 
