@@ -5,6 +5,7 @@
 //! `conformance` holds what every adapter must do.
 
 pub mod conformance;
+mod key;
 pub mod local;
 pub mod memory;
 pub mod object;
