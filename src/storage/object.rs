@@ -3,6 +3,7 @@
 //! Owns the settings, the transport, retries and timeouts, and what an answer of the service means. Believes no answer:
 //! after every put the object's size is read back, because services have answered 200 and stored nothing.
 
+mod error;
 #[cfg(test)]
 mod fake_server;
 #[cfg(test)]
@@ -14,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use opendal::layers::{RetryLayer, TimeoutLayer};
+use opendal::layers::TimeoutLayer;
 use opendal::{Buffer, EntryMode, HttpTransporter, Metadata, Operator, services};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use serde::{Deserialize, Serialize};
@@ -23,16 +24,21 @@ use super::key::{check_key, check_prefix};
 use super::{OBJECT_BYTES_MAX, ObjectMeta, Overwrite, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::JobContext;
+use crate::runtime::retry::RetryPolicy;
 use crate::runtime::secret::{Secret, SecretRef};
+use error::{error_kind, hint, is_refused_create};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One small request: stat, delete, a page of a listing.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// One whole object up or down. The largest object passes at 1 MiB/s.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(300);
-const RETRIES_MAX: usize = 4;
-const RETRY_WAIT_MIN: Duration = Duration::from_millis(200);
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Ours, not the library's retry layer: that one calls every error persistent, so that a refusal and an outage look alike.
+const TRIES: RetryPolicy = RetryPolicy {
+    attempts_max: 5,
+    first_wait: Duration::from_millis(200),
+    wait_max: Duration::from_secs(5),
+};
 /// Marks an object with the put that wrote it, so that a retried create recognises its own first try.
 const PUT_MARK: &str = "lifeboat-put";
 
@@ -134,18 +140,10 @@ impl ObjectStorage {
         };
         let operator = Operator::new(builder)
             .map_err(|e| Error::new(ErrorKind::Config, "open object storage").because(e))?
-            // the timeout is inside: each try has its own
             .layer(
                 TimeoutLayer::new()
                     .with_timeout(REQUEST_TIMEOUT)
                     .with_io_timeout(TRANSFER_TIMEOUT),
-            )
-            .layer(
-                RetryLayer::new()
-                    .with_max_times(RETRIES_MAX)
-                    .with_min_delay(RETRY_WAIT_MIN)
-                    .with_max_delay(RETRY_WAIT_MAX)
-                    .with_jitter(),
             );
         let location = format!("s3://{}/{prefix}", settings.bucket);
         Ok(Self {
@@ -173,14 +171,34 @@ impl ObjectStorage {
     }
 
     async fn head(&self, key: &str, job: &JobContext) -> Result<Option<Metadata>> {
-        let stat = async {
-            match self.operator.stat(key).await {
-                Ok(meta) => Ok(Some(meta)),
-                Err(e) if e.kind() == opendal::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(self.error("stat object", key, e)),
-            }
+        let stat = async |_| match self.operator.stat(key).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(e) if e.kind() == opendal::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.error("stat object", key, e)),
         };
-        job.run("stat object", stat).await
+        TRIES.run(job, "stat object", stat).await
+    }
+
+    async fn list_once(&self, prefix: &str, job: &JobContext) -> Result<Vec<ObjectMeta>> {
+        let path = if prefix.is_empty() { "/" } else { prefix };
+        let failed = |e| self.error("list objects", prefix, e);
+        let mut lister = self
+            .operator
+            .lister_with(path)
+            .recursive(true)
+            .await
+            .map_err(failed)?;
+        let mut found = Vec::new();
+        while let Some(entry) = lister.try_next().await.map_err(failed)? {
+            job.progress().beat();
+            if entry.metadata().mode() == EntryMode::FILE && check_key(entry.path()).is_ok() {
+                found.push(ObjectMeta {
+                    key: entry.path().to_owned(),
+                    bytes: entry.metadata().content_length(),
+                });
+            }
+        }
+        Ok(found)
     }
 
     async fn write(
@@ -233,14 +251,13 @@ impl Storage for ObjectStorage {
             return Err(Error::bug("store object").with("key", key).with("bytes", sent));
         }
         let mark = format!("{:08x}{:08x}", job.clock().random(), job.clock().random());
-        let writing = async {
-            match self.write(key, Buffer::from(parts), overwrite, &mark).await {
-                Ok(()) => Ok(None),
-                Err(e) if is_refused_create(&e) => Ok(Some(e)),
-                Err(e) => Err(self.error("store object", key, e)),
-            }
+        let body = Buffer::from(parts);
+        let writing = async |_| match self.write(key, body.clone(), overwrite, &mark).await {
+            Ok(()) => Ok(None),
+            Err(e) if is_refused_create(&e) => Ok(Some(e)),
+            Err(e) => Err(self.error("store object", key, e)),
         };
-        let refused = job.run("store object", writing).await?;
+        let refused = TRIES.run(job, "store object", writing).await?;
         job.progress().beat();
         let found = self.head(key, job).await?;
         if let Some(refusal) = refused {
@@ -267,11 +284,11 @@ impl Storage for ObjectStorage {
                 .with("bytes", bytes)
                 .why(format!("an object has at most {OBJECT_BYTES_MAX} bytes")));
         }
-        let reading = async {
+        let reading = async |_| {
             let body = self.operator.read(key).await;
             body.map_err(|e| self.error("read object", key, e))
         };
-        let body = job.run("read object", reading).await?;
+        let body = TRIES.run(job, "read object", reading).await?;
         job.progress().beat();
         // replaced in between, or cut off
         if body.len() as u64 > OBJECT_BYTES_MAX {
@@ -291,100 +308,24 @@ impl Storage for ObjectStorage {
 
     async fn list(&self, prefix: &str, job: &JobContext) -> Result<Vec<ObjectMeta>> {
         check_prefix(prefix)?;
-        let path = if prefix.is_empty() { "/" } else { prefix };
-        let failed = |e| self.error("list objects", prefix, e);
-        let open = async {
-            self.operator
-                .lister_with(path)
-                .recursive(true)
-                .await
-                .map_err(failed)
-        };
-        let mut lister = job.run("list objects", open).await?;
-        let mut found = Vec::new();
-        loop {
-            let next = async { lister.try_next().await.map_err(failed) };
-            let Some(entry) = job.run("list objects", next).await? else {
-                break;
-            };
-            if entry.metadata().mode() == EntryMode::FILE && check_key(entry.path()).is_ok() {
-                found.push(ObjectMeta {
-                    key: entry.path().to_owned(),
-                    bytes: entry.metadata().content_length(),
-                });
-            }
-        }
+        let listing = async |_| self.list_once(prefix, job).await;
+        let mut found = TRIES.run(job, "list objects", listing).await?;
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
 
     async fn delete(&self, key: &str, job: &JobContext) -> Result<()> {
         check_key(key)?;
-        let deleting = async {
-            match self.operator.delete(key).await {
-                Err(e) if e.kind() != opendal::ErrorKind::NotFound => {
-                    Err(self.error("delete object", key, e))
-                }
-                Ok(()) | Err(_) => Ok(()),
-            }
+        let deleting = async |_| match self.operator.delete(key).await {
+            Err(e) if e.kind() != opendal::ErrorKind::NotFound => Err(self.error("delete object", key, e)),
+            Ok(()) | Err(_) => Ok(()),
         };
-        job.run("delete object", deleting).await
+        TRIES.run(job, "delete object", deleting).await
     }
 
     async fn free_bytes(&self, _job: &JobContext) -> Result<Option<u64>> {
         Ok(None)
     }
-}
-
-fn is_refused_create(error: &opendal::Error) -> bool {
-    matches!(
-        error.kind(),
-        opendal::ErrorKind::ConditionNotMatch
-            | opendal::ErrorKind::AlreadyExists
-            | opendal::ErrorKind::Conflict
-    )
-}
-
-fn error_kind(error: &opendal::Error) -> ErrorKind {
-    use opendal::ErrorKind as Theirs;
-    // the library has no kind for a full or too small store; services name it in their error body
-    let text = error.message();
-    let full = ["StorageFull", "QuotaExceeded", "EntityTooLarge", "status: 507"];
-    if full.iter().any(|name| text.contains(name)) {
-        return ErrorKind::Exhausted;
-    }
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the list of the library is open")]
-    match error.kind() {
-        Theirs::NotFound => ErrorKind::NotFound,
-        Theirs::PermissionDenied => ErrorKind::Denied,
-        Theirs::ConditionNotMatch | Theirs::AlreadyExists | Theirs::Conflict => ErrorKind::Conflict,
-        Theirs::ConfigInvalid => ErrorKind::Config,
-        Theirs::Unsupported => ErrorKind::Unsupported,
-        Theirs::RateLimited => ErrorKind::Unreachable,
-        // temporary, or still failing after the last try
-        _ if !error.is_permanent() => ErrorKind::Unreachable,
-        _ => ErrorKind::Failed,
-    }
-}
-
-fn hint(kind: ErrorKind) -> Option<&'static str> {
-    [
-        (
-            ErrorKind::Denied,
-            "check access_key and secret_key, and what they may do in the bucket",
-        ),
-        (ErrorKind::NotFound, "check bucket and endpoint"),
-        (
-            ErrorKind::Unreachable,
-            "check endpoint, network and that the service runs",
-        ),
-        (
-            ErrorKind::Exhausted,
-            "free space in the store, raise its quota, or shorten the retention",
-        ),
-    ]
-    .into_iter()
-    .find_map(|(k, hint)| (k == kind).then_some(hint))
 }
 
 /// OpenDAL finds no transport of its own in this build: every service would fail when first used.

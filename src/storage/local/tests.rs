@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use super::aside::publish_by_link;
 use super::*;
 use crate::storage::conformance;
 
