@@ -6,11 +6,14 @@
 //! `web` and `cli` are faces; `app` puts concrete types together.
 
 pub mod actor;
+pub mod app;
 pub mod archive;
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod operation;
 pub mod pipeline;
 pub mod runbook;
 pub mod runtime;
@@ -18,3 +21,5 @@ pub mod sandbox;
 pub mod scenario;
 pub mod storage;
 pub mod system;
+pub mod telemetry;
+pub mod web;

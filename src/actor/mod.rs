@@ -5,6 +5,7 @@
 
 pub mod board;
 pub mod job;
+pub mod node_work;
 pub mod root;
 pub mod supervise;
 pub mod system;

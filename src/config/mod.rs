@@ -121,3 +121,91 @@ impl Config {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../config/lifeboat.example.toml");
+
+    /// The example with its commented options switched on.
+    fn switched_on() -> String {
+        let option = |line: &str| {
+            let bare = line.trim_start_matches("# ");
+            let is_option =
+                bare.starts_with('[') || bare.split_once(" = ").is_some_and(|(k, _)| !k.contains(' '));
+            if line.starts_with("# ") && is_option {
+                bare.to_owned()
+            } else {
+                line.to_owned()
+            }
+        };
+        EXAMPLE.lines().map(option).collect::<Vec<_>>().join("\n")
+    }
+
+    fn keys(value: &serde_json::Value, into: &mut Vec<String>) {
+        if let serde_json::Value::Object(map) = value {
+            for (key, value) in map {
+                into.push(key.clone());
+                keys(value, into);
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_has_every_option_with_its_default() {
+        let given: raw::RawConfig = toml::from_str(EXAMPLE).unwrap();
+        let default = serde_json::to_value(raw::RawConfig::default()).unwrap();
+        let given = serde_json::to_value(given).unwrap();
+        for section in ["lifeboat", "server", "encryption", "pipeline", "sandbox"] {
+            assert_eq!(given[section], default[section], "[{section}]");
+        }
+        let full: raw::RawConfig = toml::from_str(&switched_on()).unwrap();
+        let mut wanted = Vec::new();
+        keys(&serde_json::to_value(&full).unwrap(), &mut wanted);
+        for key in wanted {
+            assert!(EXAMPLE.contains(&key), "{key} is not in the example");
+        }
+        for option in ["keep_count", "addressing", "status", "role", "max"] {
+            assert!(switched_on().contains(&format!("{option} = ")), "{option}");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_path() {
+        let text = r#"
+            [pipeline]
+            compression_level = 30
+            segment_size = "3 parsecs"
+            [destinations.local]
+            type = "local"
+            path = "b"
+            [systems.x]
+            kind = "oracle"
+        "#;
+        let error = Config::parse(text, Path::new("/etc/l.toml"), &Registry::default())
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "pipeline.compression_level: 30",
+            "pipeline.segment_size",
+            "systems.x.kind",
+            "/etc/l.toml",
+            "problems=3",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = Config::parse(
+            "[server]\nlissten = \"x\"",
+            Path::new("/etc/l.toml"),
+            &Registry::default(),
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains("lissten"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+}

@@ -142,15 +142,31 @@ pub enum RawDestination {
     },
     S3 {
         bucket: String,
+        /// `https://host[:port]`, without credentials.
+        endpoint: String,
+        #[serde(default = "default_region")]
+        region: String,
+        /// Path inside the bucket that everything is kept under.
         #[serde(default)]
-        endpoint: Option<String>,
+        prefix: String,
         #[serde(default)]
-        region: Option<String>,
-        #[serde(default)]
-        prefix: Option<String>,
+        addressing: BucketAddressing,
         access_key: SecretRef,
         secret_key: SecretRef,
     },
+}
+
+/// How the bucket is named in a request: in the path (MinIO and most others) or in the host name (Aliyun OSS).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BucketAddressing {
+    #[default]
+    Path,
+    Host,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

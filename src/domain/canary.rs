@@ -7,7 +7,8 @@ use super::Timestamp;
 /// How many records a system keeps; older ones are removed by the write.
 pub const CANARIES_KEPT: usize = 512;
 
-/// One heartbeat. `mac` is HMAC-SHA256 over `system|seq|utc` in hex, so that a record cannot be made up.
+/// One heartbeat. `mac` is the signer and its Ed25519 signature over system, seq and utc, so that a record
+/// cannot be made up and a clean host with the public key can check it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanaryRecord {
     pub seq: u64,

@@ -81,6 +81,11 @@ impl SigningKey {
         )
     }
 
+    /// A signature with its signer: `signer:signature`, both base64. For short messages of our own.
+    pub fn sign_text(&self, message: &[u8]) -> String {
+        format!("{}:{}", self.public_key(), self.sign(message))
+    }
+
     /// Base64.
     pub(super) fn sign(&self, bytes: &[u8]) -> String {
         BASE64.encode(self.pair.sign(bytes).as_ref())
@@ -117,6 +122,13 @@ impl TrustedSigners {
 
     pub fn trusts(&self, signer: &str) -> bool {
         decode_key(signer).is_some_and(|key| self.0.contains(&key))
+    }
+
+    /// Was `signed` made by [`SigningKey::sign_text`] over `message`, by somebody who is trusted?
+    pub fn signed(&self, message: &[u8], signed: &str) -> bool {
+        signed
+            .split_once(':')
+            .is_some_and(|(signer, signature)| self.trusts(signer) && holds(signer, message, signature))
     }
 
     pub fn to_strings(&self) -> Vec<String> {

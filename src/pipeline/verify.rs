@@ -1,9 +1,8 @@
 //! Reading a stored backup back: sizes and checksums (evidence level E1, no key needed), or decoding everything as well.
 //! Findings are data; an error means that the storage could not be asked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-
-use futures_util::stream::{self, StreamExt};
 
 use super::block::BlockPool;
 use super::keys::Identities;
@@ -47,6 +46,17 @@ pub async fn verify_decoded(
     verify(manifest, storage, &Depth::Decoded(Arc::new(decoder)), job).await
 }
 
+/// Every segment with its key, in order.
+fn segments(manifest: &Manifest) -> Vec<(String, Segment)> {
+    let mut all = Vec::new();
+    for artifact in &manifest.artifacts {
+        for (n, segment) in artifact.segments.iter().enumerate() {
+            all.push((manifest.segment_key(&artifact.name, n + 1), segment.clone()));
+        }
+    }
+    all
+}
+
 /// Checks only: no rows, keys or files are compared here, so `compared` stays 0 and without a unit.
 async fn verify(
     manifest: &Manifest,
@@ -56,12 +66,10 @@ async fn verify(
 ) -> Result<Verification> {
     let mut verification = Verification::default();
     verification.push(check_manifest(manifest, &**storage, job).await?);
-    let segments = manifest.artifacts.iter().flat_map(|artifact| {
-        let numbered = artifact.segments.iter().enumerate();
-        numbered.map(|(n, segment)| (manifest.segment_key(&artifact.name, n + 1), segment.clone()))
-    });
     let encoding = Arc::new(manifest.segment_encoding.clone());
-    let mut looks = stream::iter(segments.map(|(key, segment)| {
+    let mut pending = segments(manifest).into_iter();
+    let mut looking = VecDeque::new();
+    let look_at = |(key, segment): (String, Segment)| {
         let (storage, depth, encoding, own) = (storage.clone(), depth.clone(), encoding.clone(), job.clone());
         job.workers().spawn("verify segment", async move {
             let bytes = segment.stored_bytes;
@@ -69,15 +77,12 @@ async fn verify(
             own.progress().advance(bytes);
             Ok((key, bytes, seen))
         })
-    }))
-    .map(|task| task.join())
-    .buffered(job.workers().cores() + 1);
+    };
+    looking.extend(pending.by_ref().take(job.workers().cores() + 1).map(look_at));
     let (mut whole, mut bytes, mut damaged) = (0u64, 0u64, 0usize);
-    while let Some(looked) = job
-        .run("verify segments", async { looks.next().await.transpose() })
-        .await?
-    {
-        let (key, stored_bytes, seen) = looked;
+    while let Some(task) = looking.pop_front() {
+        let (key, stored_bytes, seen) = job.run("verify segments", task.join()).await?;
+        looking.extend(pending.next().map(look_at));
         match seen {
             Ok(()) => {
                 whole += 1;

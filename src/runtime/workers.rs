@@ -166,6 +166,11 @@ impl Workers {
             .map_err(|e| Error::bug("finish blocking work").with("work", name).because(e))?
     }
 
+    /// Is CPU-bound or blocking work, or a task that was not detached, under way?
+    pub fn busy(&self) -> bool {
+        self.cpu.available_permits() < self.cores || self.io.available_permits() < IO_BLOCKING_MAX
+    }
+
     /// Closes the door and waits until everyone inside has left.
     pub async fn drain(&self) {
         self.tracker.close();

@@ -1,0 +1,443 @@
+//! The world as runbooks meet it: production when recovering, sandboxes when drilling.
+//!
+//! Invariants: a drill never touches production; a restore that ended leaves a durable marker before its step is told,
+//! so that a resumed run does not restore twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use crate::config::VerifyAfterBackup;
+use crate::domain::Timestamp;
+use crate::domain::backup::BackupKind;
+use crate::domain::id::{BackupId, RunId, SystemName};
+use crate::domain::place::Place;
+use crate::domain::restore::{Existing, Restored, Selection};
+use crate::domain::verification::Check;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::operation::restore::Safety;
+use crate::operation::{Node, backup, canary, chain, forecast, restore};
+use crate::runbook::execute::{Execution, Mode};
+use crate::runbook::fact::{Point, PointFact, ServiceAction, SystemFact};
+use crate::runbook::host::{
+    Act, CommandAct, Conclusion, Host, HttpAct, HttpAnswer, Notice, Observation, Probed, Proof, RestoreAct, Severity,
+};
+use crate::runtime::JobContext;
+use crate::runtime::child::Program;
+use crate::runtime::lock::SystemLock;
+use crate::sandbox::Sandbox;
+use crate::system::{HealthState, SandboxOrder, judge_answer};
+
+/// Of a command's output, this much is kept.
+const TEXT_CHARS_MAX: usize = 4_000;
+const HTTP_WITHIN: Duration = Duration::from_secs(30);
+
+type Concluded = dyn Fn(&Execution) -> Conclusion + Send + Sync;
+type Observer = dyn Fn(&Observation) + Send + Sync;
+
+/// The host of one run.
+pub struct NodeHost {
+    node: Node,
+    run: RunId,
+    mode: Mode,
+    safety: Safety,
+    fault_at: Timestamp,
+    sandboxes: Mutex<BTreeMap<SystemName, Box<dyn Sandbox>>>,
+    conclude: Option<Box<Concluded>>,
+    observer: Option<Box<Observer>>,
+}
+
+impl std::fmt::Debug for NodeHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHost").field("run", &self.run).field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+impl NodeHost {
+    pub fn new(node: Node, run: RunId, mode: Mode, safety: Safety, fault_at: Timestamp) -> Self {
+        let sandboxes = Mutex::default();
+        Self { node, run, mode, safety, fault_at, sandboxes, conclude: None, observer: None }
+    }
+
+    /// Called with what was executed before the run is closed.
+    #[must_use]
+    pub fn concluding(mut self, conclude: impl Fn(&Execution) -> Conclusion + Send + Sync + 'static) -> Self {
+        self.conclude = Some(Box::new(conclude));
+        self
+    }
+
+    #[must_use]
+    pub fn observed(mut self, observer: impl Fn(&Observation) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Destroys every sandbox of the run; gives the first error after trying all.
+    pub async fn clean_up(&self) -> Result<()> {
+        let job = self.node.cleanup_job();
+        let mut first_error = None;
+        for (system, mut sandbox) in std::mem::take(&mut *self.sandboxes.lock().await) {
+            if let Err(error) = sandbox.destroy(&job).await {
+                tracing::warn!(%system, %error, "sandbox is left for the next start");
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    async fn place(&self, system: &SystemName) -> Result<Place> {
+        match self.mode {
+            Mode::Recover => Ok(Place::Production),
+            Mode::Drill => self.sandboxes.lock().await.get(system).map(|s| s.place()).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "find the sandbox of a system")
+                    .with("system", system)
+                    .hint("a step that uses a system must come after the one that restores it")
+            }),
+        }
+    }
+
+    fn order(&self, act: &RestoreAct, place: Place, existing: Existing) -> restore::Order {
+        restore::Order {
+            run: self.run.clone(),
+            backup: act.point.backup.clone(),
+            place,
+            existing,
+            safety: self.safety,
+            selection: Selection::default(),
+        }
+    }
+
+    /// `{state}/restores/{run}-{system}.{what}`: durable notes about in-place restores.
+    fn marker(&self, system: &SystemName, what: &str) -> PathBuf {
+        self.node.config.state_dir.join("restores").join(format!("{}-{system}.{what}", self.run))
+    }
+
+    async fn set_marker(&self, system: &SystemName, what: &str, content: &serde_json::Value, job: &JobContext) -> Result<()> {
+        let (path, text) = (self.marker(system, what), content.to_string());
+        let write = job.workers().block("write marker", move || write_durably(&path, text.as_bytes()));
+        job.run("write marker of restore", write).await
+    }
+
+    async fn restore_in_place(&self, act: &RestoreAct, job: &JobContext) -> Result<Restored> {
+        if self.safety == Safety::BackupFirst && !self.marker(&act.system, "safe").is_file() {
+            let taken = restore::safety_backup(&self.node, &act.system, job).await?;
+            self.set_marker(&act.system, "safe", &serde_json::json!({ "backup": taken }), job).await?;
+        }
+        let mut lock = SystemLock::acquire(&self.node.locks_dir(), &act.system)?;
+        lock.name_run(&self.run)?;
+        let planned = restore::plan(&self.node, &self.order(act, Place::Production, Existing::Replace), job).await?;
+        restore::possible(&planned.plan)?;
+        let restored = restore::execute(&self.node, &planned, job).await?;
+        let content = serde_json::to_value(&restored).map_err(|e| Error::bug("write restored as json").because(e))?;
+        self.set_marker(&act.system, "done", &content, job).await?;
+        Ok(restored)
+    }
+
+    async fn restore_in_sandbox(&self, act: &RestoreAct, job: &JobContext) -> Result<Restored> {
+        let engine = self.node.system(&act.system)?.clone();
+        let sandboxing = engine.sandboxing().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "drill a system that has no sandbox").with("system", &act.system)
+        })?;
+        sandboxing.programs()?;
+        let manifest = self.node.catalog.backup(&act.point.backup).await?.manifest;
+        let order = sandboxing.order(&manifest.captured);
+        let mut all = self.sandboxes.lock().await;
+        if let Some(mut earlier) = all.remove(&act.system) {
+            earlier.destroy(job).await?;
+        }
+        let sandbox = self.node.sandboxes.create(&self.run, &act.system, job).await?;
+        // kept from here on, so that every exit path finds and destroys it
+        let sandbox = all.entry(act.system.clone()).or_insert(sandbox);
+        let directory = sandbox.directory();
+        if order == SandboxOrder::StartThenRestore {
+            sandbox.start_empty(&*engine, job).await?;
+        }
+        let place = if order == SandboxOrder::StartThenRestore { sandbox.place() } else { directory };
+        drop(all);
+        let planned = restore::plan(&self.node, &self.order(act, place, Existing::Replace), job).await?;
+        restore::possible(&planned.plan)?;
+        let mut restored = restore::execute(&self.node, &planned, job).await?;
+        if order != SandboxOrder::StartThenRestore {
+            let mut all = self.sandboxes.lock().await;
+            let sandbox = all.get_mut(&act.system).ok_or_else(|| Error::bug("keep the sandbox of a drill"))?;
+            let neutralised = sandbox.start_restored(&*engine, job).await?;
+            restored.notes.extend(neutralised.into_iter().map(|n| format!("neutralised: {n}")));
+        }
+        Ok(restored)
+    }
+
+    fn argv(argv: &[String]) -> Result<Program> {
+        let (program, args) = argv
+            .split_first()
+            .ok_or_else(|| Error::new(ErrorKind::Config, "run an empty command").hint("name a program and its arguments"))?;
+        let hint = "install it, or name it by its absolute path";
+        let found = if program.contains('/') { Program::at(program) } else { Program::find(program, &[], hint)? };
+        Ok(found.args(args))
+    }
+
+    async fn run_program(program: &Program, job: &JobContext) -> Result<String> {
+        let output = program.output(job).await?;
+        let text = String::from_utf8_lossy(&output);
+        Ok(text.trim().chars().take(TEXT_CHARS_MAX).collect())
+    }
+}
+
+fn write_durably(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).or_io("make directory", parent)?;
+    }
+    let aside = path.with_extension("writing");
+    let mut file = std::fs::File::create(&aside).or_io("write marker", &aside)?;
+    file.write_all(bytes).or_io("write marker", &aside)?;
+    file.sync_all().or_io("write marker", &aside)?;
+    std::fs::rename(&aside, path).or_io("write marker", path)
+}
+
+#[async_trait]
+impl Host for NodeHost {
+    fn systems(&self) -> Vec<SystemFact> {
+        let fact = |s: &crate::config::SystemConfig| {
+            let configured = [
+                (ServiceAction::Start, &s.service.start),
+                (ServiceAction::Stop, &s.service.stop),
+                (ServiceAction::Status, &s.service.status),
+            ];
+            let service_actions: BTreeSet<_> =
+                configured.into_iter().filter(|(_, argv)| !argv.is_empty()).map(|(action, _)| action).collect();
+            SystemFact {
+                name: s.name.clone(),
+                kind: s.kind.clone(),
+                role: s.role,
+                objectives: s.objectives,
+                service_actions,
+                checks: s.checks.iter().map(|c| c.name.clone()).collect(),
+            }
+        };
+        self.node.config.systems.values().map(fact).collect()
+    }
+
+    async fn resolve(&self, system: &SystemName, not_after: Option<Timestamp>, job: &JobContext) -> Result<PointFact> {
+        let Some(chain) = chain::newest_point_until(&self.node, system, not_after).await? else {
+            let missing = vec![format!("there is no usable backup of {system}: lifeboat backup {system}")];
+            return Ok(PointFact { missing, ..PointFact::default() });
+        };
+        let Some(record) = chain.last() else { return Err(Error::bug("resolve an empty chain")) };
+        let raw_bytes = chain.iter().map(|r| r.manifest.raw_bytes()).sum();
+        let mut fact = PointFact {
+            point: Some(Point {
+                backup: record.manifest.id.clone(),
+                chain: chain.iter().map(|r| r.manifest.id.clone()).collect(),
+                kind: record.manifest.kind,
+                captured_at: record.manifest.captured.captured_at,
+                watermark: record.manifest.captured.watermark,
+                state: record.state,
+                raw_bytes,
+                stored_bytes: chain.iter().map(|r| r.manifest.stored_bytes()).sum(),
+            }),
+            expected: forecast::restore_time(&self.node, system, raw_bytes).await?,
+            ..PointFact::default()
+        };
+        fact.missing.extend(restore::missing_keys(&self.node, &chain));
+        match self.mode {
+            Mode::Recover => {
+                let act = RestoreAct {
+                    act: Act { step: crate::domain::id::StepId::parse("plan").map_err(|e| Error::bug("name step").because(e))?, attempt: 1 },
+                    system: system.clone(),
+                    point: fact.point.clone().ok_or_else(|| Error::bug("resolve a point"))?,
+                };
+                let planned = restore::plan(&self.node, &self.order(&act, Place::Production, Existing::Replace), job).await?;
+                fact.actions = planned.plan.actions;
+                fact.free_bytes = planned.plan.free_bytes;
+                for missing in planned.plan.missing {
+                    // a server that the runbook stops first does not stand in the way
+                    fact.missing.extend(Some(missing).filter(|m| !fact.missing.contains(m)));
+                }
+                fact.unknown = planned.plan.unknown;
+            }
+            Mode::Drill => {
+                let engine = self.node.system(system)?;
+                match engine.sandboxing().map(crate::system::Sandboxing::programs) {
+                    Some(Ok(programs)) => fact.actions.push(format!("restore into a sandbox with {programs:?}")),
+                    Some(Err(error)) => fact.missing.push(error.to_string()),
+                    None => fact.missing.push(format!("{} has no sandbox", engine.kind())),
+                }
+            }
+        }
+        Ok(fact)
+    }
+
+    async fn restore(&self, act: &RestoreAct, job: &JobContext) -> Result<Restored> {
+        match self.mode {
+            Mode::Recover => self.restore_in_place(act, job).await,
+            Mode::Drill => self.restore_in_sandbox(act, job).await,
+        }
+    }
+
+    async fn verify(&self, _act: &Act, system: &SystemName, point: &Point, job: &JobContext) -> Result<Proof> {
+        let place = self.place(system).await?;
+        let chain = chain::chain_of(&self.node, &point.backup).await?;
+        let source = restore::source(&self.node, &chain, job)?;
+        job.progress().set_phase("verifying");
+        let verification = self.node.system(system)?.verify(&chain::manifests(&chain), &place, &source, job).await?;
+        let fresh = canary::freshness(&self.node, system, &place, job).await?;
+        let lost = match &fresh.canaries.newest {
+            Some(newest) => Some(self.node.catalog.canaries_after(system, newest.seq, self.fault_at).await?),
+            None => None,
+        };
+        Ok(Proof {
+            verification,
+            watermark: fresh.watermark,
+            canaries: Some(fresh.canaries),
+            lost,
+            ..Proof::default()
+        })
+    }
+
+    async fn service(&self, _act: &Act, system: &SystemName, action: ServiceAction, job: &JobContext) -> Result<()> {
+        if self.mode == Mode::Drill {
+            return Err(Error::bug("touch a production service in a drill").with("system", system));
+        }
+        let service = &self.node.system_config(system)?.service;
+        let argv = match action {
+            ServiceAction::Start => &service.start,
+            ServiceAction::Stop => &service.stop,
+            ServiceAction::Status => &service.status,
+        };
+        Self::run_program(&Self::argv(argv)?, job).await.map(drop)
+    }
+
+    async fn command(&self, act: &CommandAct, job: &JobContext) -> Result<String> {
+        let program = act.env.iter().fold(Self::argv(&act.argv)?, |p, (key, value)| p.env(key, value));
+        Self::run_program(&program, job).await
+    }
+
+    async fn check(&self, _act: &Act, system: &SystemName, which: Option<&str>, job: &JobContext) -> Result<Vec<Check>> {
+        let engine = self.node.system(system)?;
+        let place = self.place(system).await?;
+        let queries = engine.queries().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "ask a system that takes no queries").with("system", system)
+        })?;
+        let mut checks = Vec::new();
+        for c in self.node.system_config(system)?.checks.iter().filter(|c| which.is_none_or(|w| w == c.name)) {
+            let answer = job.run("ask application check", queries.ask(&place, &c.query, job)).await;
+            checks.push(match answer {
+                Ok(answer) => judge_answer(&c.name, &answer, c.expect.as_deref(), c.min, c.max),
+                Err(error) => Check::failed(&c.name, crate::domain::evidence::EvidenceLevel::E6, "an answer", error.to_string()),
+            });
+        }
+        Ok(checks)
+    }
+
+    async fn query(&self, _act: &Act, system: &SystemName, query: &str, job: &JobContext) -> Result<String> {
+        let place = self.place(system).await?;
+        let queries = self.node.system(system)?.queries().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "ask a system that takes no queries").with("system", system)
+        })?;
+        job.run("ask system", queries.ask(&place, query, job)).await
+    }
+
+    async fn http(&self, act: &HttpAct, job: &JobContext) -> Result<HttpAnswer> {
+        http(act, &job.child(HTTP_WITHIN)).await
+    }
+
+    async fn answering(&self, system: &SystemName, job: &JobContext) -> Result<()> {
+        let place = self.place(system).await?;
+        match (&place, self.mode) {
+            (Place::Production, Mode::Recover) => {
+                let health = self.node.system(system)?.probe(job).await?;
+                if health.state == HealthState::Down {
+                    return Err(Error::new(ErrorKind::Unreachable, "reach system").with("system", system).why(health.summary));
+                }
+                Ok(())
+            }
+            // a sandbox is handed out only once its server answers
+            _ => Ok(()),
+        }
+    }
+
+    async fn backup(&self, act: &Act, system: &SystemName, kind: BackupKind, job: &JobContext) -> Result<BackupId> {
+        if self.mode == Mode::Drill {
+            return Err(Error::bug("back production up as part of a drill").with("system", system));
+        }
+        let order = backup::Order {
+            run: self.node.new_run_id(),
+            system: system.clone(),
+            kind,
+            tier: None,
+            destination: None,
+            verify: VerifyAfterBackup::ReadBack,
+            reason: format!("step {} of run {}", act.step, self.run),
+        };
+        backup::take(&self.node, &order, job).await.map(|r| r.manifest.id)
+    }
+
+    async fn notify(&self, notice: &Notice, _job: &JobContext) -> Result<()> {
+        let (run, step, text) = (&self.run, &notice.act.step, &notice.text);
+        match notice.severity {
+            Severity::Info => tracing::info!(%run, %step, text, "notice"),
+            Severity::Warning => tracing::warn!(%run, %step, text, "notice"),
+            Severity::Critical => tracing::error!(%run, %step, text, "notice"),
+        }
+        Ok(())
+    }
+
+    async fn probe_restore(&self, act: &RestoreAct, _job: &JobContext) -> Result<Probed> {
+        if self.mode == Mode::Drill {
+            return Ok(Probed::NotStarted);
+        }
+        match std::fs::read(self.marker(&act.system, "done")) {
+            Ok(text) => {
+                let restored = serde_json::from_slice(&text).map_err(|e| {
+                    Error::new(ErrorKind::Corrupt, "read marker of restore").with("system", &act.system).because(e)
+                })?;
+                Ok(Probed::Done(Box::new(restored)))
+            }
+            Err(_) => Ok(Probed::Partial),
+        }
+    }
+
+    fn observe(&self, observation: &Observation) {
+        if let Some(observer) = &self.observer {
+            observer(observation);
+        }
+    }
+
+    async fn conclude(&self, execution: &Execution, _job: &JobContext) -> Result<Conclusion> {
+        Ok(self.conclude.as_ref().map(|c| c(execution)).unwrap_or_default())
+    }
+}
+
+async fn http(act: &HttpAct, job: &JobContext) -> Result<HttpAnswer> {
+    let refused = |e: reqwest::Error| Error::new(ErrorKind::Unreachable, "make http request").with("url", &act.url).because(e);
+    let method = reqwest::Method::from_bytes(act.method.as_bytes())
+        .map_err(|e| Error::new(ErrorKind::Config, "use http method").with("method", &act.method).because(e))?;
+    let client = reqwest::Client::builder().timeout(HTTP_WITHIN).build().map_err(refused)?;
+    let mut request = client.request(method, &act.url);
+    for (key, value) in &act.headers {
+        request = request.header(key, value);
+    }
+    if let Some(body) = &act.body {
+        request = request.body(body.clone());
+    }
+    let answer = async {
+        let mut response = request.send().await.map_err(refused)?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(refused)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > TEXT_CHARS_MAX {
+                break;
+            }
+        }
+        Ok::<_, Error>(HttpAnswer { status, body: String::from_utf8_lossy(&body).chars().take(TEXT_CHARS_MAX).collect() })
+    };
+    job.run("make http request", answer).await
+}
+
+/// Shared handle, because the executor keeps one and the caller cleans up with another.
+pub type SharedHost = Arc<NodeHost>;
