@@ -153,6 +153,11 @@ pub enum StepOutcome {
         exit_code: u8,
         hint: Option<String>,
     },
+    /// Carried out and seen to the end, and what was seen speaks against the copy. Kept whole, for the report.
+    Unproven {
+        error: String,
+        output: serde_json::Value,
+    },
     /// Left out; never counted as success.
     Skipped {
         reason: String,
