@@ -6,13 +6,19 @@ mod assess;
 mod backup;
 mod catalog;
 mod completions;
+mod demo;
 mod doctor;
+mod drill;
 mod init;
 mod keys;
 mod list;
 mod output;
 mod progress;
+mod recover;
+mod report;
 mod restore;
+mod runbook;
+mod runs;
 mod serve;
 mod show;
 mod verify;
@@ -78,10 +84,22 @@ enum Verb {
     Verify(verify::Verify),
     /// Restore a backup into a directory, or in place behind a flag.
     Restore(restore::Restore),
+    /// Carry a scenario out for real, or show its plan.
+    Recover(recover::Recover),
+    /// Carry a scenario out in sandboxes and measure it.
+    Drill(drill::Drill),
+    /// List, show, resume, approve and abort runs.
+    Runs(runs::Runs),
+    /// Write or show the report of a run.
+    Report(report::Report),
     /// Run the daemon: supervised actors, status API, metrics, status page.
     Serve(serve::Serve),
+    /// The whole job on throwaway servers with real data.
+    Demo(demo::Demo),
     /// Rebuild the catalog from storage.
     Catalog(catalog::Catalog),
+    /// List and show runbooks and scenarios.
+    Runbook(runbook::Runbook),
     /// Shell completions.
     Completions(completions::Completions),
 }
@@ -108,12 +126,10 @@ impl Context {
         let node = self.open()?;
         let swept = lease::sweep(&node, &self.job).await?;
         for line in &swept.removed {
-            self.output
-                .note(&format!("left by a dead run, now removed: {line}"))?;
+            self.output.note(&format!("left by a dead run, now removed: {line}"))?;
         }
         for line in &swept.left {
-            self.output
-                .note(&format!("left by a dead run and still there: {line}"))?;
+            self.output.note(&format!("left by a dead run and still there: {line}"))?;
         }
         Ok(node)
     }
@@ -127,11 +143,7 @@ pub async fn main() -> ExitCode {
     }
     let job = JobContext::plain();
     let signals = watch_signals(&job);
-    let context = Context {
-        config: args.config,
-        output,
-        job,
-    };
+    let context = Context { config: args.config, output, job };
     let result = run(args.verb, &context).await;
     drop(signals);
     match result {
@@ -173,8 +185,14 @@ async fn run(verb: Verb, context: &Context) -> Result<ExitCode> {
         Verb::Show(v) => v.run(context).await,
         Verb::Verify(v) => v.run(context).await,
         Verb::Restore(v) => v.run(context).await,
+        Verb::Recover(v) => v.run(context).await,
+        Verb::Drill(v) => v.run(context).await,
+        Verb::Runs(v) => v.run(context).await,
+        Verb::Report(v) => v.run(context).await,
         Verb::Serve(v) => v.run(context).await,
+        Verb::Demo(v) => v.run(context).await,
         Verb::Catalog(v) => v.run(context).await,
+        Verb::Runbook(v) => v.run(context).await,
         Verb::Completions(v) => v.run(context),
     }
 }

@@ -21,11 +21,12 @@ use crate::domain::verification::Check;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::operation::restore::Safety;
 use crate::operation::{Node, backup, canary, chain, forecast, restore};
-use crate::runbook::execute::{Execution, Mode};
+use crate::runbook::execute::Execution;
 use crate::runbook::fact::{Point, PointFact, ServiceAction, SystemFact};
 use crate::runbook::host::{
     Act, CommandAct, Conclusion, Host, HttpAct, HttpAnswer, Notice, Observation, Probed, Proof, RestoreAct, Severity,
 };
+use crate::runbook::model::Mode;
 use crate::runtime::JobContext;
 use crate::runtime::child::Program;
 use crate::runtime::lock::SystemLock;
@@ -91,7 +92,7 @@ impl NodeHost {
 
     async fn place(&self, system: &SystemName) -> Result<Place> {
         match self.mode {
-            Mode::Recover => Ok(Place::Production),
+            Mode::Recover | Mode::Plan => Ok(Place::Production),
             Mode::Drill => self.sandboxes.lock().await.get(system).map(|s| s.place()).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, "find the sandbox of a system")
                     .with("system", system)
@@ -244,7 +245,7 @@ impl Host for NodeHost {
         };
         fact.missing.extend(restore::missing_keys(&self.node, &chain));
         match self.mode {
-            Mode::Recover => {
+            Mode::Recover | Mode::Plan => {
                 let act = RestoreAct {
                     act: Act { step: crate::domain::id::StepId::parse("plan").map_err(|e| Error::bug("name step").because(e))?, attempt: 1 },
                     system: system.clone(),
@@ -273,6 +274,7 @@ impl Host for NodeHost {
 
     async fn restore(&self, act: &RestoreAct, job: &JobContext) -> Result<Restored> {
         match self.mode {
+            Mode::Plan => Err(Error::bug("restore while only planning")),
             Mode::Recover => self.restore_in_place(act, job).await,
             Mode::Drill => self.restore_in_sandbox(act, job).await,
         }
@@ -299,7 +301,7 @@ impl Host for NodeHost {
     }
 
     async fn service(&self, _act: &Act, system: &SystemName, action: ServiceAction, job: &JobContext) -> Result<()> {
-        if self.mode == Mode::Drill {
+        if self.mode != Mode::Recover {
             return Err(Error::bug("touch a production service in a drill").with("system", system));
         }
         let service = &self.node.system_config(system)?.service;
@@ -361,7 +363,7 @@ impl Host for NodeHost {
     }
 
     async fn backup(&self, act: &Act, system: &SystemName, kind: BackupKind, job: &JobContext) -> Result<BackupId> {
-        if self.mode == Mode::Drill {
+        if self.mode != Mode::Recover {
             return Err(Error::bug("back production up as part of a drill").with("system", system));
         }
         let order = backup::Order {
