@@ -189,7 +189,7 @@ impl Estate {
             "\n[systems.{SQLITE}]\nkind = \"sqlite\"\nrto = \"1m\"\nrpo = \"1m\"\n[systems.{SQLITE}.settings]\npath = \"{}\"\n\
              [[systems.{SQLITE}.checks]]\nname = \"notes can be read\"\nquery = \"select count(*) from notes\"\nmin = 1\n\
              \n[systems.{FILES}]\nkind = \"files\"\nrto = \"1m\"\nrpo = \"1m\"\n[systems.{FILES}.settings]\npath = \"{home}/{FILES}\"\n\
-             [[systems.{FILES}.checks]]\nname = \"the application's settings are there\"\nquery = \"exists app/settings.json\"\nexpect = \"yes\"\n",
+             [[systems.{FILES}.checks]]\nname = \"the application's settings are there\"\nquery = \"exists app/settings.json\"\nexpect = \"true\"\n",
             self.sqlite_file().display()
         );
         text

@@ -3,6 +3,7 @@
 //! An engine pushes bytes into a sink and pulls verified bytes from a source. It never sees storage, compression,
 //! encryption or the catalog. Adding one: copy `fake`, fill it in, add one line to [`registry`].
 
+pub mod conformance;
 pub mod fake;
 pub mod files;
 pub mod postgres;

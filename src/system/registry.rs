@@ -30,6 +30,10 @@ pub struct Registry {
 /// Every engine of this build. One line each.
 pub fn registry() -> Registry {
     Registry::default()
+        .with::<super::files::FilesSystem>()
+        .with::<super::postgres::Postgres>()
+        .with::<super::redis::RedisSystem>()
+        .with::<super::sqlite::SqliteSystem>()
 }
 
 impl Registry {
