@@ -4,6 +4,7 @@ mod ledger;
 mod port;
 pub mod process;
 mod remains;
+mod root;
 
 use std::fmt::Debug;
 

@@ -4,15 +4,15 @@
 //! a server counts as started only while its process lives and the port it was given is its own. Dropping a sandbox
 //! kills its server and leaves the directory to the sweep.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::process::Child;
 
 use super::ledger::{Ledger, cleanup_job, remove_home};
-use super::{Provider, Sandbox, port, remains};
+use super::{Provider, Sandbox, port, remains, root};
 use crate::catalog::Catalog;
 use crate::domain::id::{RunId, SystemName};
 use crate::domain::place::{Place, ServerPlace};
@@ -52,8 +52,8 @@ impl ProcessProvider {
 #[async_trait]
 impl Provider for ProcessProvider {
     async fn create(&self, run: &RunId, system: &SystemName, job: &JobContext) -> Result<Box<dyn Sandbox>> {
-        let (root, account) = (self.root.clone(), self.account.clone());
-        let prepare = move || prepare_root(&root, account.as_ref());
+        let (base, account) = (self.root.clone(), self.account.clone());
+        let prepare = move || root::prepare(&base, account.as_ref());
         let root = job
             .run(
                 "prepare sandbox root",
@@ -96,48 +96,6 @@ impl Provider for ProcessProvider {
     async fn sweep(&self, job: &JobContext) -> Result<Vec<String>> {
         self.ledger.sweep(job).await
     }
-}
-
-/// Makes the root where it is missing; gives its path without links, as processes show it.
-fn prepare_root(root: &Path, account: Option<&Account>) -> Result<PathBuf> {
-    // others may pass through, not look around; each sandbox in it is private
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(root)
-        .or_io("make sandbox root", root)?;
-    let root = root.canonicalize().or_io("resolve sandbox root", root)?;
-    if let Some(account) = account
-        && let Some(closed) = closed_parent(&root, account)?
-    {
-        return Err(Error::new(ErrorKind::Config, "let the sandbox account reach its directory")
-            .with("account", &account.name)
-            .with("root", root.display())
-            .with("closed", closed.display())
-            .hint(format!(
-                "choose a sandbox root whose parents everybody may enter, such as one below /tmp, or `chmod o+x {}`",
-                closed.display()
-            )));
-    }
-    Ok(root)
-}
-
-/// The first of `dir` and its parents that the account may not pass through. Looks at plain permission bits only.
-fn closed_parent(dir: &Path, account: &Account) -> Result<Option<PathBuf>> {
-    for parent in dir.ancestors() {
-        let meta = std::fs::metadata(parent).or_io("look at", parent)?;
-        let pass = if meta.uid() == account.uid {
-            0o100
-        } else if meta.gid() == account.gid {
-            0o010
-        } else {
-            0o001
-        };
-        if meta.mode() & pass == 0 {
-            return Ok(Some(parent.to_path_buf()));
-        }
-    }
-    Ok(None)
 }
 
 #[derive(Debug)]
@@ -400,3 +358,5 @@ impl Sandbox for ProcessSandbox {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toy;

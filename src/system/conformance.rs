@@ -51,7 +51,7 @@ pub async fn check(subject: &dyn Subject, job: &JobContext) -> Result<()> {
         job,
     };
     subject.fill(job).await?;
-    suite.names_and_probe().await?;
+    suite.probing().await?;
     let full = suite.round_trip().await?;
     suite.planning_changes_nothing(&full).await?;
     suite.refusals(&full).await?;
@@ -141,8 +141,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    async fn names_and_probe(&self) -> Result<()> {
-        hold!(!self.system.kind().is_empty(), "the kind has no name");
+    async fn probing(&self) -> Result<()> {
         let health = self.system.probe(self.job).await?;
         hold!(
             health.state == HealthState::Healthy,
@@ -385,20 +384,17 @@ impl Suite<'_> {
             canary.write(&record, self.job).await?;
             written.push(record);
         }
-        let read = sorted(canary.read(&Place::Production, self.job).await?);
+        let mut read = canary.read(&Place::Production, self.job).await?;
+        read.sort_by_key(|r| r.seq);
         hold!(read == written, "canaries read back as {read:?}");
         let after = self.take(BackupKind::Full, &[]).await?;
         let same = before.captured.fingerprint == after.captured.fingerprint;
         hold!(same, "canaries count as content");
         let chain = [after];
         let place = self.restore(&chain).await?;
-        let read = sorted(canary.read(&place, self.job).await?);
+        let mut read = canary.read(&place, self.job).await?;
+        read.sort_by_key(|r| r.seq);
         hold!(read == written, "a restored copy holds the canaries {read:?}");
         self.expect_green(&chain, &place, "a copy with canaries").await
     }
-}
-
-fn sorted(mut records: Vec<CanaryRecord>) -> Vec<CanaryRecord> {
-    records.sort_by_key(|r| r.seq);
-    records
 }

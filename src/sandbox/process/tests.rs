@@ -1,136 +1,20 @@
 //! Sandboxes with real servers: what exists, what the ledger says, and what is left after every kind of end.
 
-use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::toy::{Server, Toy};
 use super::*;
 use crate::catalog::Resource;
 use crate::catalog::sqlite::SqliteCatalog;
-use crate::domain::backup::{BackupPlan, BackupRequest, Captured, Lease, Watermark};
-use crate::domain::manifest::Manifest;
-use crate::domain::restore::{RestorePlan, RestoreRequest, Restored};
 use crate::domain::run::Owner;
-use crate::domain::verification::Verification;
 use crate::runtime::process::{host_name, start_mark};
-use crate::system::{BackupSink, BackupSource, Health, SandboxOrder};
-
-#[derive(Debug)]
-enum Server {
-    Redis,
-    /// Says something and ends.
-    Ends,
-    None,
-    /// Somebody takes the port of the first start before the server does.
-    PortTaken(std::sync::Mutex<Option<std::net::TcpListener>>),
-}
-
-/// A system that can only be put into a sandbox.
-#[derive(Debug)]
-struct Toy {
-    name: SystemName,
-    server: Server,
-    starts: AtomicU32,
-}
-
-impl Toy {
-    fn new(server: Server) -> Self {
-        Self {
-            name: SystemName::parse("toy").unwrap(),
-            server,
-            starts: AtomicU32::new(0),
-        }
-    }
-}
-
-#[async_trait]
-impl DataSystem for Toy {
-    fn name(&self) -> &SystemName {
-        &self.name
-    }
-    fn kind(&self) -> &'static str {
-        "toy"
-    }
-    async fn probe(&self, _: &JobContext) -> Result<Health> {
-        Err(Error::bug("probe a toy"))
-    }
-    async fn plan_backup(&self, _: &BackupRequest, _: &JobContext) -> Result<BackupPlan> {
-        Err(Error::bug("back a toy up"))
-    }
-    async fn backup(&self, _: &BackupPlan, _: &dyn BackupSink, _: &JobContext) -> Result<Captured> {
-        Err(Error::bug("back a toy up"))
-    }
-    async fn plan_restore(&self, _: RestoreRequest, _: &JobContext) -> Result<RestorePlan> {
-        Err(Error::bug("restore a toy"))
-    }
-    async fn restore(&self, _: &RestorePlan, _: &dyn BackupSource, _: &JobContext) -> Result<Restored> {
-        Err(Error::bug("restore a toy"))
-    }
-    async fn verify(
-        &self,
-        _: &[Manifest],
-        _: &Place,
-        _: &dyn BackupSource,
-        _: &JobContext,
-    ) -> Result<Verification> {
-        Err(Error::bug("verify a toy"))
-    }
-    async fn watermark(&self, _: &Place, _: &JobContext) -> Result<Option<Watermark>> {
-        Ok(None)
-    }
-    async fn release(&self, _: &Lease, _: &JobContext) -> Result<()> {
-        Ok(())
-    }
-    fn sandboxing(&self) -> Option<&dyn Sandboxing> {
-        Some(self)
-    }
-}
-
-#[async_trait]
-impl Sandboxing for Toy {
-    fn programs(&self) -> Result<Vec<PathBuf>> {
-        Ok(Vec::new())
-    }
-    fn order(&self, _: &Captured) -> SandboxOrder {
-        SandboxOrder::RestoreThenStart
-    }
-    async fn initialise(&self, dir: &Path, _: Option<&Account>, _: &JobContext) -> Result<()> {
-        std::fs::write(dir.join("made"), "by initialise").or_io("write", dir)
-    }
-    async fn neutralise(&self, _: &Path, port: u16, _: &JobContext) -> Result<Vec<String>> {
-        Ok(vec![format!("listens on {port} only")])
-    }
-    fn server(&self, dir: &Path, port: u16) -> Result<Option<Program>> {
-        let shell = |script: &str| Program::find("sh", &[], "").map(|p| Some(p.args(["-c", script])));
-        match &self.server {
-            Server::None => return Ok(None),
-            Server::Ends => return shell("echo first; echo no such tablespace >&2; exit 3"),
-            Server::PortTaken(held) if self.starts.fetch_add(1, Ordering::Relaxed) == 0 => {
-                let listener = std::net::TcpListener::bind(("127.0.0.1", port)).or_io("listen", dir)?;
-                *held.lock().unwrap() = Some(listener);
-            }
-            Server::PortTaken(_) | Server::Redis => {}
-        }
-        let redis = Program::find("redis-server", &[], "install redis-server")?
-            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()])
-            .arg("--dir")
-            .arg(dir)
-            .dir(dir);
-        Ok(Some(redis))
-    }
-    async fn ready(&self, place: &Place, job: &JobContext) -> Result<()> {
-        let Place::Server(at) = place else {
-            return Err(Error::bug("wait for a directory"));
-        };
-        while std::net::TcpStream::connect((at.host.as_str(), at.port)).is_err() {
-            job.sleep("wait for the toy", Duration::from_millis(5)).await?;
-        }
-        Ok(())
-    }
-}
 
 struct Bench {
-    home: tempfile::TempDir,
+    home: PathBuf,
+    /// Goes with the bench that made it.
+    temporary: Option<tempfile::TempDir>,
     catalog: Arc<SqliteCatalog>,
     provider: ProcessProvider,
     run: RunId,
@@ -138,14 +22,21 @@ struct Bench {
 }
 
 fn bench() -> Bench {
-    let job = JobContext::plain();
     let home = tempfile::tempdir().unwrap();
     std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let catalog = Arc::new(SqliteCatalog::open(home.path().join("c.db"), job.workers().clone()).unwrap());
+    let mut bench = bench_in(home.path());
+    bench.temporary = Some(home);
+    bench
+}
+
+fn bench_in(home: &std::path::Path) -> Bench {
+    let job = JobContext::plain();
+    let catalog = Arc::new(SqliteCatalog::open(home.join("c.db"), job.workers().clone()).unwrap());
     let account = Account::for_servers("nobody").unwrap();
     Bench {
-        provider: ProcessProvider::new(home.path().join("boxes"), account, catalog.clone()),
-        home,
+        provider: ProcessProvider::new(home.join("boxes"), account, catalog.clone()),
+        home: home.to_path_buf(),
+        temporary: None,
         catalog,
         run: RunId::new(job.now(), job.clock().random()),
         job: job.child(Duration::from_secs(60)),
@@ -164,7 +55,7 @@ impl Bench {
     }
 
     fn boxes(&self) -> usize {
-        std::fs::read_dir(self.home.path().join("boxes")).unwrap().count()
+        std::fs::read_dir(self.home.join("boxes")).unwrap().count()
     }
 
     /// From now on sandboxes are made in the name of a process that has ended.
@@ -327,11 +218,11 @@ async fn the_sweep_leaves_living_owners_and_other_hosts_alone() {
 async fn an_entry_without_its_directory_is_only_cleared_and_a_foreign_directory_stays() {
     let mut bench = bench();
     bench.as_dead_owner();
-    let precious = bench.home.path().join("precious");
+    let precious = bench.home.join("precious");
     std::fs::create_dir(&precious).unwrap();
     std::fs::write(precious.join("data"), "x").unwrap();
     let ledger = &bench.provider.ledger;
-    for path in [&precious, &bench.home.path().join("never-made")] {
+    for path in [&precious, &bench.home.join("never-made")] {
         ledger.directory(&bench.run, path, bench.job.now()).await.unwrap();
     }
     let error = bench.provider.sweep(&bench.job).await.unwrap_err();
@@ -391,20 +282,51 @@ async fn destroying_works_for_a_job_that_was_cancelled() {
     assert_eq!((bench.boxes(), bench.ledger().await.len()), (0, 0));
 }
 
-#[test]
-fn a_parent_that_the_account_cannot_enter_is_named_with_the_way_out() {
-    let home = tempfile::tempdir().unwrap();
-    let closed = home.path().join("closed");
-    std::fs::create_dir(&closed).unwrap();
-    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let stranger = Account {
-        name: "stranger".to_owned(),
-        uid: 4_000_000,
-        gid: 4_000_000,
-    };
-    let error = prepare_root(&closed.join("boxes"), Some(&stranger)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config);
-    assert!(error.advice().unwrap().contains("chmod o+x"), "{error}");
-    prepare_root(&home.path().join("boxes"), Some(&stranger)).unwrap();
+const VICTIM_HOME: &str = "LIFEBOAT_TEST_VICTIM_HOME";
+
+/// Starts a sandbox, says so and waits to be killed.
+#[tokio::test]
+#[ignore = "carried out by the next test in a process of its own"]
+async fn victim() {
+    let home = PathBuf::from(std::env::var_os(VICTIM_HOME).unwrap());
+    let bench = bench_in(&home);
+    let mut sandbox = bench.create().await;
+    sandbox
+        .start_empty(&Toy::new(Server::Redis), &bench.job)
+        .await
+        .unwrap();
+    println!("\nstarted");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn sigkill_of_the_owner_takes_the_server_along_and_the_sweep_takes_the_rest() {
+    let bench = bench();
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "sandbox::process::tests::victim",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(VICTIM_HOME, &bench.home)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = std::io::BufReader::new(victim.stdout.take().unwrap());
+    let mut lines = std::io::BufRead::lines(said).map_while(std::result::Result::ok);
+    assert!(lines.any(|line| line == "started"), "the victim did not start");
+    let server = process_in(&bench.ledger().await);
+    assert!(lives(&server));
+    assert!(
+        bench.provider.sweep(&bench.job).await.unwrap().is_empty(),
+        "its owner lives"
+    );
+
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    let removed = bench.provider.sweep(&bench.job).await.unwrap();
+    assert!(removed.iter().any(|r| r.starts_with("directory")), "{removed:?}");
+    assert!(!lives(&server));
+    assert_eq!((bench.boxes(), bench.ledger().await.len()), (0, 0));
 }
