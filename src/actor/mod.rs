@@ -4,6 +4,7 @@
 //! The only module (with `main` and `app`) that knows actix.
 
 pub mod board;
+pub mod daemon;
 pub mod job;
 pub mod node_work;
 pub mod root;

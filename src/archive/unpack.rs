@@ -142,7 +142,7 @@ impl Unpacker {
         };
         let parent = parent.map_err(|e| outside(&member.path, e))?;
         match member.kind {
-            Kind::Directory => self.directory(&parent, name.to_vec(), member),
+            Kind::Directory => self.directory(&parent, member),
             Kind::File if member.sparse.is_none() && member.size <= SMALL_BYTES_MAX => {
                 self.small(parent, member, reader)
             }
@@ -205,17 +205,16 @@ impl Unpacker {
         lock(&self.shared.failed).take().map_or(Ok(()), Err)
     }
 
-    fn directory(&mut self, parent: &OwnedFd, name: Vec<u8>, member: Member) -> Result<()> {
+    fn directory(&mut self, parent: &OwnedFd, member: Member) -> Result<()> {
+        let name = split(&member.path).1;
+        let make = || rustix::fs::mkdirat(parent, name, Mode::RWXU);
         if !member.path.is_empty() {
-            match rustix::fs::mkdirat(parent, &name, Mode::RWXU) {
-                Ok(()) => {}
-                Err(Errno::EXIST) if open_directory(parent, &name).is_ok() => {}
-                Err(Errno::EXIST) => {
-                    replacing(parent, &name, || rustix::fs::mkdirat(parent, &name, Mode::RWXU))
-                        .map_err(|e| failed("make directory", &member.path, e))?
-                }
-                Err(e) => return Err(failed("make directory", &member.path, e.into())),
-            }
+            let made = match make() {
+                Err(Errno::EXIST) if open_directory(parent, name).is_ok() => Ok(()),
+                Err(Errno::EXIST) => replacing(parent, name, make),
+                result => result.map_err(io::Error::from),
+            };
+            made.map_err(|e| failed("make directory", &member.path, e))?;
         }
         self.directories.insert(member.path.clone(), member);
         Ok(())

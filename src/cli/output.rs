@@ -26,9 +26,6 @@ impl Output {
         }
     }
 
-    pub fn is_text(self) -> bool {
-        self.form == Form::Text
-    }
 
     /// The result: `value` as JSON, or what `text` makes of it.
     pub fn show<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {

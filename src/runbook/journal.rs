@@ -37,8 +37,8 @@ pub struct StepHistory {
     /// Error of the last failure, kept when a person then let it pass.
     pub failure: Option<String>,
     answer: Option<Answered>,
-    /// Sequence number of the last intent or outcome.
-    last: u64,
+    /// Sequence number of the last intent or outcome: the order of events, whatever the clocks say.
+    pub last: u64,
 }
 
 impl StepHistory {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::model::{Mode, Need};
 use super::plan::{Plan, PlannedStep, PlannedSystem, RecoveryLine};
 use crate::domain::Timestamp;
+use crate::domain::id::StepId;
 
 /// The whole plan. `now` is for ages.
 pub fn plan_text(plan: &Plan, now: Timestamp) -> String {
@@ -105,7 +106,7 @@ fn steps(to: &mut String, plan: &Plan) -> std::fmt::Result {
     for (n, step) in plan.steps.iter().enumerate() {
         writeln!(to, "  {:>3}. {}  {}{}", n + 1, step.id, step.title, remarks(step))?;
         if !step.needs.is_empty() {
-            let needs: Vec<&str> = step.needs.iter().map(|n| n.as_str()).collect();
+            let needs: Vec<&str> = step.needs.iter().map(StepId::as_str).collect();
             writeln!(to, "       after {}", needs.join(", "))?;
         }
     }

@@ -24,7 +24,6 @@ pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Er
 pub mod maybe {
     use super::{Deserialize, Deserializer, Duration, Serializer, back, rounded};
 
-    #[expect(clippy::ref_option, reason = "the signature is serde's")]
     pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
         match duration {
             Some(d) => to.serialize_some(&rounded(*d)),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::critical::critical_path;
 use crate::domain::Timestamp;
 use crate::domain::backup::{Watermark, WatermarkSource};
 use crate::domain::evidence::{EvidenceLevel, Verdict};
@@ -184,7 +185,7 @@ pub fn measure(plan: &Plan, execution: &Execution, events: &Events) -> Measureme
         .and_then(|all| all.into_iter().max());
     let from = |start: Timestamp| service_at.and_then(|end| (end - start).to_std().ok());
     let waited = service_at.map(|end| waited_until(execution, end));
-    let (critical_path, slack_seconds) = path(execution, service_at);
+    let (critical_path, slack_seconds) = critical_path(execution, service_at);
     Measurement {
         verdict: overall(execution, &systems),
         level: required.iter().map(|s| s.level).min().flatten(),
@@ -348,54 +349,4 @@ fn skew(systems: &[&SystemMeasure]) -> Option<Duration> {
     }
     let (oldest, newest) = (marks.iter().min()?, marks.iter().max()?);
     (*newest - *oldest).to_std().ok()
-}
-
-/// Walks back from the step that ended at service, always to the need that ended last.
-fn path(execution: &Execution, service_at: Option<Timestamp>) -> (Vec<StepId>, BTreeMap<StepId, f64>) {
-    let by_id: BTreeMap<&StepId, &StepReport> = execution.steps.iter().map(|s| (&s.id, s)).collect();
-    let Some(end) = service_at else {
-        return (Vec::new(), BTreeMap::new());
-    };
-    let mut chain = Vec::new();
-    let mut here = execution.steps.iter().find(|s| {
-        s.ended_at == Some(end)
-            && s.need == Need::Required
-            && s.action.as_ref().is_some_and(Action::is_evidence)
-    });
-    while let Some(step) = here {
-        chain.push(step.id.clone());
-        let needs = step.needs.iter().filter_map(|n| by_id.get(n).copied());
-        here = needs.filter(|s| s.ended_at.is_some()).max_by_key(|s| s.ended_at);
-    }
-    chain.reverse();
-    let slack = slack(execution, end);
-    let others = slack.into_iter().filter(|(id, _)| !chain.contains(id)).collect();
-    (chain, others)
-}
-
-/// Latest end that would not have delayed service, minus the real end. Steps come in an order that follows needs, so one
-/// pass from the back suffices.
-fn slack(execution: &Execution, service_at: Timestamp) -> BTreeMap<StepId, f64> {
-    let mut latest: BTreeMap<&StepId, Timestamp> = BTreeMap::new();
-    let mut slack = BTreeMap::new();
-    for step in execution.steps.iter().rev() {
-        let (Some(start), Some(end)) = (step.started_at, step.ended_at) else {
-            continue;
-        };
-        if end > service_at {
-            continue;
-        }
-        let allowed = latest.get(&step.id).copied().unwrap_or(service_at);
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run")]
-        slack.insert(
-            step.id.clone(),
-            (allowed - end).num_milliseconds() as f64 / 1000.0,
-        );
-        let must_start = allowed - (end - start);
-        for need in &step.needs {
-            let known = latest.entry(need).or_insert(must_start);
-            *known = (*known).min(must_start);
-        }
-    }
-    slack
 }

@@ -3,6 +3,7 @@
 //! `model` reads them, `library` holds them together with the runbooks, `expand` applies one to the configured systems,
 //! `measure` says afterwards whether the objectives were met.
 
+pub mod critical;
 pub mod expand;
 pub mod library;
 pub mod measure;

@@ -98,6 +98,7 @@ fn allowed(top: &str) -> Option<BTreeSet<&'static str>> {
         "telemetry" => [CORE, &["telemetry"]].concat(),
         "config" => [CORE, PORTS, &["config"]].concat(),
         "pipeline" => [CORE, PORTS, &["pipeline", "telemetry"]].concat(),
+        "operation" => [CORE, PORTS, WORK, AROUND].concat(),
         work if WORK.contains(&work) => [CORE, PORTS, WORK, &["telemetry"]].concat(),
         "actor" => [CORE, PORTS, WORK, AROUND, &["actor"]].concat(),
         "web" => [CORE, PORTS, WORK, AROUND, &["actor", "web"]].concat(),

@@ -7,6 +7,10 @@
 //! - a failure pauses the run after everything independent of it has ended, unless the runbook says otherwise.
 
 mod attempt;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod decision_tests;
 mod gate;
 mod report;
 mod resume;
@@ -27,7 +31,7 @@ pub use verdict::level_of;
 
 use super::host::{Host, Observation};
 use super::journal::{History, Journal};
-use super::model::{Effect, Need, OnFail};
+use super::model::{Effect, Mode, Need, OnFail};
 use super::plan::{Plan, PlannedStep};
 use crate::catalog::{Catalog, RunEnd};
 use crate::domain::evidence::Verdict;
@@ -105,6 +109,13 @@ pub async fn execute(
     job: &JobContext,
 ) -> Result<Execution> {
     request.plan.check_digest()?;
+    if request.plan.mode == Mode::Plan {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "carry out a plan that is only to be looked at",
+        )
+        .hint("make the plan for a recovery or a drill"));
+    }
     let context = Context {
         plan: Arc::new(request.plan),
         host,
@@ -120,6 +131,7 @@ pub async fn execute(
         context,
         history,
         settled_here: BTreeSet::new(),
+        waiting: BTreeMap::new(),
     };
     let end = executor.carry_out(&request.direction).await?;
     executor.write_down(end).await
@@ -130,6 +142,8 @@ struct Executor {
     history: History,
     /// Steps that were brought to an end, or found to wait, by this process.
     settled_here: BTreeSet<StepId>,
+    /// Steps that wait for a person, and for what.
+    waiting: BTreeMap<StepId, String>,
 }
 
 type Running<'a> = FuturesUnordered<BoxFuture<'a, Result<(StepId, Vec<JournalRecord>, Fate)>>>;
@@ -163,7 +177,7 @@ impl Executor {
 
     async fn go_forward(&mut self) -> Result<End> {
         loop {
-            let waiting = self.run_what_can_run().await?;
+            self.run_what_can_run().await?;
             if self.context.is_cancelled() {
                 return Ok(End::Cancelled);
             }
@@ -173,34 +187,31 @@ impl Executor {
             if self.context.plan.steps.iter().all(|s| self.is_passed(s)) {
                 return Ok(End::Complete);
             }
+            let waiting = self.all_waiting();
             // a person may have answered a gate or skipped a step meanwhile
             let before = self.history.clone();
             self.history = self.context.journal.read(&self.context.plan).await?;
-            let answered = |w: &Waiting| {
+            let answered = |w: &&Waiting| {
                 let now = self.history.step(&w.step);
                 now.fresh_answer().is_some() || now != before.step(&w.step)
             };
-            let freed: Vec<StepId> = waiting
-                .iter()
-                .filter(|w| answered(w))
-                .map(|w| w.step.clone())
-                .collect();
+            let freed: Vec<StepId> = waiting.iter().filter(answered).map(|w| w.step.clone()).collect();
             if freed.is_empty() {
                 return Ok(End::Waiting(waiting));
             }
             for step in &freed {
                 self.settled_here.remove(step);
+                self.waiting.remove(step);
             }
         }
     }
 
-    /// Runs until nothing runs and nothing more can start. Gives the steps that wait for a person.
-    async fn run_what_can_run(&mut self) -> Result<Vec<Waiting>> {
+    /// Runs until nothing runs and nothing more can start.
+    async fn run_what_can_run(&mut self) -> Result<()> {
         let context = self.context.clone();
         let plan = context.plan.clone();
         let mut running: Running<'_> = FuturesUnordered::new();
         let mut inside: BTreeSet<StepId> = BTreeSet::new();
-        let mut waiting = Vec::new();
         loop {
             while (inside.len() as u64) < u64::from(plan.parallel) && !context.is_cancelled() {
                 let Some(step) = self.next_ready(&plan, &inside) else {
@@ -216,18 +227,14 @@ impl Executor {
             inside.remove(&step);
             self.settled_here.insert(step.clone());
             if let Fate::Waiting { why } = fate {
-                waiting.push(Waiting {
-                    step: step.clone(),
-                    why,
-                });
+                self.waiting.insert(step.clone(), why);
             }
             if let Some(planned) = plan.step(&step) {
                 let status = status_of(planned, &self.history);
                 context.host.observe(&Observation::StepEnded { step, status });
             }
         }
-        waiting.extend(self.failed_and_pausing());
-        Ok(waiting)
+        Ok(())
     }
 
     fn next_ready<'p>(&self, plan: &'p Plan, inside: &BTreeSet<StepId>) -> Option<&'p PlannedStep> {
@@ -274,23 +281,22 @@ impl Executor {
             .any(|s| s.on_fail == OnFail::Rollback && self.has_failed_for_good(s))
     }
 
-    fn failed_and_pausing(&self) -> Vec<Waiting> {
-        let failed = self
-            .context
-            .plan
-            .steps
-            .iter()
-            .filter(|s| self.has_failed_for_good(s));
-        failed
-            .filter(|s| self.settled_here.contains(&s.id))
-            .map(|s| Waiting {
-                step: s.id.clone(),
-                why: format!(
-                    "failed: {}; find the cause and resume the run to try again, or skip the step with a name and a reason",
-                    self.history.step(&s.id).failure.unwrap_or_default()
-                ),
-            })
-            .collect()
+    fn all_waiting(&self) -> Vec<Waiting> {
+        let asked = self.waiting.iter().map(|(step, why)| Waiting {
+            step: step.clone(),
+            why: why.clone(),
+        });
+        let steps = self.context.plan.steps.iter();
+        let failed = steps.filter(|s| self.settled_here.contains(&s.id) && self.has_failed_for_good(s));
+        let failed = failed.filter(|s| !self.waiting.contains_key(&s.id));
+        let failed = failed.map(|s| Waiting {
+            step: s.id.clone(),
+            why: format!(
+                "failed: {}; find the cause and resume the run to try again, or skip the step with a name and a reason",
+                self.history.step(&s.id).failure.unwrap_or_default()
+            ),
+        });
+        asked.chain(failed).collect()
     }
 
     /// Writes the end down: journal first, then the run itself.
@@ -377,14 +383,7 @@ fn may_be_passed_over(step: &PlannedStep) -> bool {
 }
 
 fn paused_because(waiting: &[Waiting]) -> String {
-    let mut by_step: BTreeMap<&StepId, &str> = BTreeMap::new();
-    for w in waiting {
-        by_step.insert(&w.step, &w.why);
-    }
-    let lines: Vec<String> = by_step
-        .iter()
-        .map(|(step, why)| format!("{step} {why}"))
-        .collect();
+    let lines: Vec<String> = waiting.iter().map(|w| format!("{} {}", w.step, w.why)).collect();
     lines.join(" | ")
 }
 

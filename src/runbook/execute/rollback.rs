@@ -11,8 +11,8 @@ impl Executor {
     pub(super) async fn go_back(&mut self) -> Result<End> {
         let mut done: Vec<PlannedStep> = self.context.plan.steps.clone();
         done.retain(|s| s.undo.is_some() && status_of(s, &self.history) == StepStatus::Succeeded);
-        // the latest end first; dependents always end after what they need
-        done.sort_by_key(|s| std::cmp::Reverse(self.history.step(&s.id).ended_at));
+        // by the journal's order, not by its times: a clock may have been set back between two processes
+        done.sort_by_key(|s| std::cmp::Reverse(self.history.step(&s.id).last));
         for step in &done {
             if self.context.is_cancelled() {
                 return Ok(End::Cancelled);

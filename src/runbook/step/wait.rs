@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Acting, Action, MINUTE, Scope, Step};
 use crate::domain::id::SystemName;
-use crate::error::{Error, Result, Retry};
+use crate::error::{Result, Retry};
 use crate::runbook::model::Effect;
 use crate::runbook::output::StepOutput;
 use crate::runbook::problem::Problems;
@@ -118,7 +118,7 @@ impl Step for Wait {
                 return Ok(output);
             }
             acting.job.progress().beat();
-            acting.job.sleep("wait", self.every).await.map_err(Error::from)?;
+            acting.job.sleep("wait", self.every).await?;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -220,7 +221,7 @@ impl Grabber {
         let size = usize::try_from(entry.size).map_err(io::Error::other)?;
         let start = out.archive.len();
         out.archive.reserve(size + pad(entry.size).len());
-        read_up_to(&fd, size, &mut out.archive)?;
+        read_up_to(&fd, 0, size, &mut out.archive)?;
         let whole = out.archive.len() == start + size;
         out.archive.resize(start + size, 0);
         entry.sha256 = Some(Sha(Sha256::digest(&out.archive[start..]).into()));
@@ -261,19 +262,19 @@ impl Grabber {
     }
 }
 
-/// Reads until `size` bytes or the end of the file.
-pub(super) fn read_up_to(fd: &OwnedFd, size: usize, out: &mut Vec<u8>) -> io::Result<()> {
-    let start = out.len();
-    while out.len() < start + size {
-        let at = out.len();
-        out.resize(start + size, 0);
-        let read = rustix::io::read(fd, &mut out[at..]);
-        out.truncate(at + read.unwrap_or(0));
-        match read {
+/// Reads `size` bytes from `offset` on, or up to the end of the file.
+pub(super) fn read_up_to(fd: &OwnedFd, mut offset: u64, size: usize, out: &mut Vec<u8>) -> io::Result<()> {
+    out.reserve(size);
+    let end = out.len() + size;
+    while out.len() < end {
+        match rustix::io::pread(fd, spare_capacity(out), offset) {
             Ok(0) => break,
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(n) => offset += n as u64,
+            Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
     }
+    // a file that grew gives more than it announced
+    out.truncate(end);
     Ok(())
 }

@@ -150,6 +150,11 @@ impl Target {
         open_root(&staging).map(Prepared::Empty)
     }
 
+    /// Removes what was unpacked so far.
+    pub fn discard(&self) -> Result<()> {
+        remove(&self.staging())
+    }
+
     /// Puts what was unpacked in place. Gives the directory that holds what was there before, if anything was.
     pub fn commit(&self, existing: Existing) -> Result<Option<PathBuf>> {
         match self.way {

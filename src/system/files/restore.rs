@@ -42,13 +42,13 @@ impl FilesSystem {
         let look = move || {
             let target = Target::find(&root, &run)?;
             target.refuse_content(existing)?;
-            let occupied = !target.content()?.is_empty();
+            let content = target.content()?;
             let free = free_bytes(target.nearest())?;
-            Ok((target, occupied, free))
+            Ok((target, content, free))
         };
-        let (target, occupied, free) = job.workers().block("look at target", look).await?;
+        let (target, content, free) = job.workers().block("look at target", look).await?;
         let mut plan = RestorePlan {
-            actions: actions(&request, &target, occupied),
+            actions: actions(&request, &target, &content),
             request,
             bytes,
             free_bytes: Some(free),
@@ -97,10 +97,20 @@ impl FilesSystem {
             })
             .await?;
         match prepared {
-            Prepared::Empty(root) => {
-                let unpacked = self.unpack_chain(root, request, source, job).await?;
-                describe(&unpacked, request, &mut restored);
-            }
+            Prepared::Empty(root) => match self.unpack_chain(root, request, source, job).await {
+                Ok(unpacked) => describe(&unpacked, request, &mut restored),
+                Err(error) => {
+                    let staging = target.clone();
+                    let discarded = job
+                        .workers()
+                        .block("discard files", move || staging.discard())
+                        .await;
+                    if let Err(error) = discarded {
+                        tracing::warn!(path = %target.staging().display(), %error, "unpacked files stay");
+                    }
+                    return Err(error);
+                }
+            },
             Prepared::Unpacked => {
                 let note = "an earlier attempt of this run had unpacked everything; it was put in place";
                 restored.notes.push(note.to_owned());
@@ -243,7 +253,7 @@ fn delete(from: FeedReader, state: &mut State, job: &JobContext) -> Result<()> {
     }
 }
 
-fn actions(request: &RestoreRequest, target: &Target, occupied: bool) -> Vec<String> {
+fn actions(request: &RestoreRequest, target: &Target, content: &[Vec<u8>]) -> Vec<String> {
     let mut actions = Vec::new();
     let path = target.path.display();
     actions.push(format!("unpack aside, at {}", target.staging().display()));
@@ -257,7 +267,7 @@ fn actions(request: &RestoreRequest, target: &Target, occupied: bool) -> Vec<Str
     if !request.selection.is_everything() {
         actions.push(format!("only {}", request.selection.patterns.join(", ")));
     }
-    if occupied {
+    if !content.is_empty() {
         actions.push(format!(
             "move what is at {path} aside, to {}",
             target.old().display()

@@ -114,14 +114,13 @@ impl Scan<'_> {
         let mut stored = 0;
         for extent in extents {
             hash_zeros(&mut hash, extent.offset - at);
-            let seeked = extents.len() == 1 && extent.offset == 0
-                || rustix::fs::seek(fd, SeekFrom::Start(extent.offset)).is_ok();
+            let mut offset = extent.offset;
             let mut left = extent.bytes;
             while left > 0 {
                 self.job.check("read files")?;
                 let n = usize::try_from(left).map_or(STREAM_BYTES, |left| left.min(STREAM_BYTES));
                 let start = chunk.len();
-                let read = seeked && read_up_to(fd, n, &mut chunk).is_ok();
+                let read = read_up_to(fd, offset, n, &mut chunk).is_ok();
                 complete &= read && chunk.len() == start + n;
                 chunk.resize(start + n, 0);
                 hash.update(&chunk[start..]);
@@ -132,6 +131,7 @@ impl Scan<'_> {
                     chunk.clear();
                 }
                 left -= n as u64;
+                offset += n as u64;
             }
             at = extent.offset + extent.bytes;
             stored += extent.bytes;
@@ -154,7 +154,7 @@ fn hash_zeros(hash: &mut Sha256, mut bytes: u64) {
     }
 }
 
-/// Where the data of a file is, when it has holes worth leaving out; leaves the file at its beginning.
+/// Where the data of a file is, when it has holes worth leaving out.
 fn sparse_map(fd: &OwnedFd) -> io::Result<Option<Vec<Extent>>> {
     let stat = rustix::fs::fstat(fd)?;
     let size = stat.st_size.cast_unsigned();
@@ -168,7 +168,7 @@ fn sparse_map(fd: &OwnedFd) -> io::Result<Option<Vec<Extent>>> {
             // only a hole is left
             Err(Errno::NXIO) => break,
             // a file system that knows no holes
-            Err(Errno::INVAL | Errno::NOTSUP) => return rewind(fd, None),
+            Err(Errno::INVAL | Errno::NOTSUP) => return Ok(None),
             result => result?,
         };
         let end = rustix::fs::seek(fd, SeekFrom::Hole(start))?.min(size);
@@ -189,11 +189,5 @@ fn sparse_map(fd: &OwnedFd) -> io::Result<Option<Vec<Extent>>> {
             bytes: 0,
         });
     }
-    let sparse = (!whole && extents.len() <= EXTENTS_MAX).then_some(extents);
-    rewind(fd, sparse)
-}
-
-fn rewind(fd: &OwnedFd, sparse: Option<Vec<Extent>>) -> io::Result<Option<Vec<Extent>>> {
-    rustix::fs::seek(fd, SeekFrom::Start(0))?;
-    Ok(sparse)
+    Ok((!whole && extents.len() <= EXTENTS_MAX).then_some(extents))
 }

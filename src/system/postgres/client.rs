@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use super::refusal::{refused, server_error};
 use super::settings::Settings;
 use super::tls;
 use crate::domain::place::Place;
@@ -140,6 +140,24 @@ impl Connector {
         Ok(client)
     }
 
+    /// The connector for checks that need every right. A sandbox trusts whoever connects, so a superuser of the restored
+    /// server is used there; elsewhere the configured user has to do.
+    pub async fn for_checks(&self, place: &Place, client: &Client, job: &JobContext) -> Result<Self> {
+        if self.address(place)?.trusted == Trusted::Configured {
+            return Ok(self.clone());
+        }
+        let sql = "SELECT rolname::text FROM pg_roles WHERE rolsuper AND rolcanlogin \
+            ORDER BY rolname <> current_user, oid LIMIT 1";
+        let Some(user) = client.text(job, "find superuser", sql).await? else {
+            return Ok(self.clone());
+        };
+        let settings = Settings {
+            user,
+            ..(*self.settings).clone()
+        };
+        Ok(Self::new(Arc::new(settings)))
+    }
+
     fn config(&self, address: &Address, database: &str) -> Result<tokio_postgres::Config> {
         let mut config = tokio_postgres::Config::new();
         if address.host.starts_with('/') {
@@ -210,7 +228,7 @@ impl Connector {
             ("PGCLIENTENCODING".to_owned(), "UTF8".to_owned()),
             ("PGOPTIONS".to_owned(), SESSION_OPTIONS.to_owned()),
             // never a file of the account that happens to run us
-            ("PGPASSFILE".to_owned(), "/dev/null".to_owned()),
+            ("PGPASSFILE".to_owned(), "/nonexistent".to_owned()),
             ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
         ];
         if address.trusted == Trusted::Sandbox {
@@ -348,67 +366,13 @@ impl Client {
                 .map_err(|e| server_error(op, e))
         };
         let messages = job.run(op, work).await?;
-        Ok(messages
-            .into_iter()
-            .find_map(|m| match m {
-                tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
-                _ => None,
-            })
-            .flatten())
-    }
-}
-
-/// Classifies an error of the driver once, for everyone.
-pub fn server_error(op: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    if let Some(db) = error.as_db_error() {
-        return refused(op.into(), db.code().code(), db.message(), db.detail(), db.hint());
-    }
-    let io = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<std::io::Error>());
-    let kind = match io {
-        Some(_) => ErrorKind::Unreachable,
-        None if error.is_closed() => ErrorKind::Unreachable,
-        None => ErrorKind::Failed,
-    };
-    Error::new(kind, op).because(error)
-}
-
-/// An error that the server reported, by its five-character code.
-pub fn refused(op: String, code: &str, message: &str, detail: Option<&str>, hint: Option<&str>) -> Error {
-    let kind = kind_of(code);
-    let why = match detail {
-        Some(detail) => format!("{message} ({detail})"),
-        None => message.to_owned(),
-    };
-    let error = Error::new(kind, op).with("sqlstate", code).why(why);
-    if code == SqlState::INVALID_PASSWORD.code()
-        || code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION.code()
-    {
-        return error.hint("check user, password and the server's pg_hba.conf");
-    }
-    if code == SqlState::INSUFFICIENT_PRIVILEGE.code() {
-        return error.hint(format!(
-            "the server said: {message}; grant that right to the configured user"
-        ));
-    }
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
-}
-
-fn kind_of(code: &str) -> ErrorKind {
-    match code {
-        "28P01" | "28000" | "42501" | "25006" => ErrorKind::Denied,
-        "3D000" | "42P01" | "42704" | "3F000" => ErrorKind::NotFound,
-        "42710" | "42P04" | "42P07" | "55000" => ErrorKind::Conflict,
-        "53300" | "55P03" | "55006" => ErrorKind::Busy,
-        "0A000" => ErrorKind::Unsupported,
-        _ => match &code[..code.len().min(2)] {
-            "08" | "57" => ErrorKind::Unreachable,
-            "53" | "54" => ErrorKind::Exhausted,
-            "XX" if code != "XX000" => ErrorKind::Corrupt,
-            _ => ErrorKind::Failed,
-        },
+        let first = messages.into_iter().find_map(|m| {
+            if let tokio_postgres::SimpleQueryMessage::Row(row) = m {
+                return Some(row.get(0).map(str::to_owned));
+            }
+            None
+        });
+        Ok(first.flatten())
     }
 }
 
@@ -429,18 +393,5 @@ mod tests {
         assert_eq!(version_number("15.18 (Debian 15.18-0+deb12u1)"), 150_018);
         assert_eq!(version_number("12.22"), 120_022);
         assert_eq!(version_number("19beta1"), 190_000);
-    }
-
-    #[test]
-    fn a_wrong_password_is_denied_and_says_what_to_check() {
-        let error = refused(
-            "log in".to_owned(),
-            "28P01",
-            "password authentication failed",
-            None,
-            None,
-        );
-        assert_eq!(error.kind(), ErrorKind::Denied);
-        assert!(error.advice().unwrap().contains("pg_hba"));
     }
 }

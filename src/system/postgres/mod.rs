@@ -3,15 +3,40 @@
 //! This file only decides who does what: the settings choose the method of new backups, and a backup says of itself how
 //! it was taken, which decides about restoring and verifying it.
 
+mod base;
+mod canary;
+mod capture;
+mod chain;
 pub mod client;
+mod consume;
+mod direct;
+mod fill;
+mod health;
+mod integrity;
+mod listing;
 pub mod logical;
+mod login;
+mod lsn;
+mod notes;
 pub mod physical;
+mod point;
 pub mod programs;
+mod refusal;
+mod replication;
+mod restore;
 pub mod rows;
+mod sandbox;
 pub mod settings;
+mod slot;
+mod target;
 mod tls;
+mod unpack;
+mod verify;
+mod wal;
 
-use std::path::PathBuf;
+#[cfg(test)]
+mod live_tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,7 +45,7 @@ use self::client::Connector;
 use self::logical::Logical;
 use self::physical::Physical;
 use self::settings::{Method, Settings};
-use super::{BackupSink, BackupSource, DataSystem, Engine, EngineDeps, Health};
+use super::{BackupSink, BackupSource, Canary, DataSystem, Engine, EngineDeps, Health, Queries, Sandboxing};
 use crate::domain::backup::{BackupPlan, BackupRequest, Captured, Lease, Watermark};
 use crate::domain::id::SystemName;
 use crate::domain::manifest::Manifest;
@@ -36,7 +61,6 @@ pub struct Postgres {
     name: SystemName,
     settings: Arc<Settings>,
     connector: Connector,
-    state_dir: PathBuf,
 }
 
 impl Engine for Postgres {
@@ -53,7 +77,6 @@ impl Engine for Postgres {
             name: deps.name,
             connector: Connector::new(settings.clone()),
             settings,
-            state_dir: deps.state_dir,
         })
     }
 }
@@ -99,8 +122,7 @@ impl DataSystem for Postgres {
     }
 
     async fn probe(&self, job: &JobContext) -> Result<Health> {
-        let _ = (job, &self.state_dir);
-        Err(Error::new(ErrorKind::Unsupported, "probe"))
+        health::probe(&self.connector, &self.name, job).await
     }
 
     async fn plan_backup(&self, request: &BackupRequest, job: &JobContext) -> Result<BackupPlan> {
@@ -114,6 +136,13 @@ impl DataSystem for Postgres {
         match self.settings.method {
             Method::Physical => self.physical().backup(plan, sink, job).await,
             Method::Logical => self.logical().backup(plan, sink, job).await,
+        }
+    }
+
+    async fn committed(&self, manifest: &Manifest, job: &JobContext) -> Result<()> {
+        match method_of(std::slice::from_ref(manifest))? {
+            Method::Physical => self.physical().committed(manifest, job).await,
+            Method::Logical => Ok(()),
         }
     }
 
@@ -149,11 +178,31 @@ impl DataSystem for Postgres {
         }
     }
 
-    async fn watermark(&self, _place: &Place, _job: &JobContext) -> Result<Option<Watermark>> {
-        Ok(None)
+    /// Known only where the server keeps commit times (`track_commit_timestamp`).
+    async fn watermark(&self, place: &Place, job: &JobContext) -> Result<Option<Watermark>> {
+        if matches!(place, Place::Directory { .. }) {
+            return Ok(None);
+        }
+        let client = self
+            .connector
+            .connect(place, &self.settings.database, job)
+            .await?;
+        point::newest_commit(&client, job).await
     }
 
     async fn release(&self, lease: &Lease, job: &JobContext) -> Result<()> {
         self.physical().release(lease, job).await
+    }
+
+    fn canary(&self) -> Option<&dyn Canary> {
+        Some(self)
+    }
+
+    fn sandboxing(&self) -> Option<&dyn Sandboxing> {
+        Some(self)
+    }
+
+    fn queries(&self) -> Option<&dyn Queries> {
+        Some(self)
     }
 }

@@ -118,6 +118,7 @@ async fn a_member_that_points_outside_the_target_is_refused() {
         let request = fixture.request(std::slice::from_ref(&full), fixture.place(), Existing::Refuse);
         let error = fixture.run(request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{attack:?}: {error}");
+        assert!(!sh(fixture.home.path(), "ls -d *").contains("copy"));
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
         assert!(!fixture.copy().try_exists().unwrap());
     }
@@ -240,4 +241,36 @@ async fn excluded_paths_stay_out_and_a_selection_takes_what_it_names() {
     let found = sh(&fixture.copy(), "find . -type f -printf '%P ' | sort");
     assert!(found.contains("other/cache/f") && !found.contains("junk.tmp") && !found.contains("cache/x"));
     assert_green(&fixture.verify(&chain, &Place::Production).await);
+}
+
+#[tokio::test]
+async fn a_chain_is_applied_with_tar_and_rm_alone() {
+    let fixture = Fixture::new();
+    sh(
+        &fixture.tree(),
+        "mkdir -p d/e gone; echo 1 > d/f; echo 2 > gone/f; ln d/f d/h; echo 3 > turns; mkdir back; echo 4 > back/f",
+    );
+    let full = fixture.take(BackupKind::Full, &[]).await;
+    sh(
+        &fixture.tree(),
+        "rm -r gone; echo changed > d/f; rm turns; mkdir turns; echo 5 > turns/f; rm -r back; echo 6 > back",
+    );
+    let next = fixture
+        .take(BackupKind::Incremental, std::slice::from_ref(&full))
+        .await;
+    fs::create_dir(fixture.copy()).unwrap();
+    for (name, bytes) in [
+        ("full.tar", fixture.bytes(&full, TREE)),
+        ("next.tar", fixture.bytes(&next, TREE)),
+        ("deleted", fixture.bytes(&next, DELETED)),
+    ] {
+        fs::write(fixture.home.path().join(name), bytes).unwrap();
+    }
+    sh(
+        &fixture.copy(),
+        "tar -xf ../full.tar; xargs -0r rm -rf -- < ../deleted; tar -xf ../next.tar",
+    );
+    // tar itself gives a new time to a directory whose files it replaces
+    sh(&fixture.copy(), "touch -r ../tree/d d");
+    assert_eq!(portrait(&fixture.copy()), portrait(&fixture.tree()));
 }
