@@ -214,9 +214,9 @@ impl Database {
 }
 
 fn as_oid(value: &Value) -> Option<u32> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64().and_then(|n| u32::try_from(n).ok()),
+    match value.as_str() {
+        Some(text) => text.parse().ok(),
+        None => value.as_u64().and_then(|n| u32::try_from(n).ok()),
     }
 }
 

@@ -229,7 +229,7 @@ impl From<'_> {
                 .await?;
         }
         let (mut builds, rest): (Vec<Entry>, Vec<Entry>) =
-            script.entries.into_iter().partition(|e| e.is_build());
+            script.entries.into_iter().partition(Entry::is_build);
         builds.reverse();
         let queue = Mutex::new(builds);
         let again = Mutex::new(Vec::new());

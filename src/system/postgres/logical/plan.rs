@@ -55,13 +55,10 @@ impl Wish {
     }
 
     /// Patterns that match none of the tables.
-    pub fn unmatched<'t>(
-        &self,
-        tables: impl Iterator<Item = (&'t str, &'t TableToc)> + Clone,
-    ) -> Vec<String> {
+    pub fn unmatched(&self, tables: &[(&str, &TableToc)]) -> Vec<String> {
         self.patterns
             .iter()
-            .filter(|p| !tables.clone().any(|(d, t)| matches(p, d, &t.schema, &t.name)))
+            .filter(|p| !tables.iter().any(|(d, t)| matches(p, d, &t.schema, &t.name)))
             .map(|(_, _, text)| text.clone())
             .collect()
     }

@@ -120,11 +120,12 @@ impl Logical<'_> {
 }
 
 fn refuse_unmatched(wish: &Wish, toc: &Toc) -> Result<()> {
-    let tables = toc
+    let tables: Vec<(&str, &TableToc)> = toc
         .databases
         .iter()
-        .flat_map(|d| d.tables.iter().map(move |t| (d.name.as_str(), t)));
-    let unmatched = wish.unmatched(tables);
+        .flat_map(|d| d.tables.iter().map(|t| (d.name.as_str(), t)))
+        .collect();
+    let unmatched = wish.unmatched(&tables);
     if unmatched.is_empty() {
         return Ok(());
     }

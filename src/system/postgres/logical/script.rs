@@ -89,6 +89,11 @@ pub fn statements(text: &str) -> Vec<String> {
             }
         }
     }
+    // a last one without its semicolon is not dropped: whoever runs it finds out what it is
+    current.push_str(&text[from.min(text.len())..]);
+    if !current.trim().is_empty() {
+        found.push(current.trim().to_owned());
+    }
     found
 }
 
@@ -273,6 +278,15 @@ COMMENT ON INDEX public.t_b IS 'a ''quoted''
         assert!(!script.entries[1].sql.contains("default_tablespace = ''"));
         assert!(script.entries[2].sql.contains("Name: x; Type: INDEX"));
         assert!(!script.entries[2].sql.contains("unrestrict"));
+    }
+
+    #[test]
+    fn a_last_statement_without_its_semicolon_is_not_lost() {
+        assert_eq!(
+            statements("SELECT 1;\n\nALTER ROLE a\n"),
+            ["SELECT 1;", "ALTER ROLE a"]
+        );
+        assert_eq!(statements("SELECT 1;\n-- end\n\n"), ["SELECT 1;"]);
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Logical<'_> {
         Ok(())
     }
 
-    /// E3: the server's own check of tables and indexes, where it is installed. Only in sandboxes: it adds an extension.
+    /// E3: the server's own check of tables and indexes, where it is installed. Only in sandboxes: it adds an extension for a while.
     async fn structure(
         &self,
         database: &str,
@@ -157,10 +157,10 @@ impl Logical<'_> {
             return Ok(None);
         }
         let client = self.connector.connect(place, database, job).await?;
-        let query = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'amcheck')::text";
-        if client.text(job, "look for amcheck", query).await?.as_deref() != Some("true") {
+        let query = "SELECT (installed_version IS NOT NULL)::text FROM pg_available_extensions WHERE name = 'amcheck'";
+        let Some(had) = client.text(job, "look for amcheck", query).await? else {
             return Ok(None);
-        }
+        };
         job.progress().set_phase(format!("check structure of {database}"));
         let jobs = job.workers().cores().min(CONNECTIONS_MAX).to_string();
         let run = tools
@@ -168,6 +168,12 @@ impl Logical<'_> {
             .args(["-w", "--install-missing", "--jobs", &jobs])
             .output(job)
             .await;
+        if had != "true" {
+            // the copy stays as it was restored
+            client
+                .execute_all(job, "remove amcheck again", "DROP EXTENSION IF EXISTS amcheck")
+                .await?;
+        }
         let name = format!("structure of {database} (pg_amcheck)");
         match run {
             Ok(_) => Ok(Some(Check::passed(name, E3, "sound"))),
