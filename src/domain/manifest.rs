@@ -38,7 +38,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentEncoding {
-    /// Raw bytes per segment; the last one of an artifact may be shorter.
+    /// Most raw bytes of a segment. The last one of an artifact is shorter, others may be.
     pub segment_bytes: u64,
     pub zstd_level: i32,
     /// age recipients; empty means not encrypted.

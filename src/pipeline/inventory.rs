@@ -88,9 +88,14 @@ pub async fn inventory(
     .buffered(LOADS_MAX);
     while let Some((key, loaded)) = loads.next().await {
         // a storage that does not answer is an error of the listing; a manifest that is not believed is a finding
-        match loaded.and_then(|bytes| manifest::open(&bytes, trusted, &key)) {
-            Ok(manifest) => inventory.backups.push(manifest),
-            Err(error) if is_finding(&error) => inventory.refused.push(Refused { key, error }),
+        match loaded {
+            Ok(bytes) => match manifest::open(&bytes, trusted, &key) {
+                Ok(manifest) => inventory.backups.push(manifest),
+                Err(error) => inventory.refused.push(Refused { key, error }),
+            },
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                inventory.refused.push(Refused { key, error });
+            }
             // expired between the listing and the reading
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -98,14 +103,6 @@ pub async fn inventory(
         job.progress().beat();
     }
     Ok(inventory)
-}
-
-/// The manifest was read and is not believed.
-fn is_finding(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::Unsupported
-    )
 }
 
 /// Splits `{system}/{YYYY-MM-DD}/{id}/{rest}`; `None` for keys at any other place.
@@ -153,7 +150,7 @@ mod tests {
             .unwrap();
 
         let seen = inventory(&*storage, &fixture.trusted, None, &job).await.unwrap();
-        assert_eq!(seen.backups, [good.clone()]);
+        assert_eq!(seen.backups, [good]);
         assert_eq!(seen.refused.len(), 1);
         assert_eq!(
             (seen.refused[0].key.clone(), seen.refused[0].error.kind()),

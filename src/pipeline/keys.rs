@@ -319,7 +319,7 @@ mod tests {
         let identities = Identities::load(&[&made.identity]).unwrap();
         assert!(identities.findings.is_empty());
         let recipients = EncryptionKeys::load(&made.recipients).unwrap().to_strings();
-        assert_eq!(recipients, [made.recipient.clone()]);
+        assert_eq!(recipients, std::slice::from_ref(&made.recipient));
         assert!(identities.keys.open_any_of(&recipients));
         let signing = SigningKey::load(&made.signing).unwrap().keys;
         assert!(

@@ -7,11 +7,13 @@ pub mod block;
 pub mod inventory;
 pub mod keys;
 pub mod manifest;
+mod seal;
 pub mod segment;
 pub mod signing;
 pub mod sink;
 pub mod source;
 pub mod verify;
+mod writer;
 
 #[cfg(test)]
 mod live_tests;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use age::{Decryptor, Encryptor};
+use age::Decryptor;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective::{ZSTD_e_continue, ZSTD_e_end};
@@ -16,6 +16,7 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirectiv
 use super::block::{self, Block, BlockPool};
 use super::digest;
 use super::keys::{EncryptionKeys, Identities};
+use super::seal::Sealer;
 use crate::domain::manifest::{Segment, SegmentEncoding};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -125,10 +126,9 @@ impl Encoder {
             compressor.frame(raw, raw_bytes, &mut output)?;
             return Ok(output);
         }
-        let encryptor = Encryptor::with_recipients(self.keys.recipients()).map_err(io::Error::other)?;
-        let mut encrypted = encryptor.wrap_output(output)?;
-        compressor.frame(raw, raw_bytes, &mut encrypted)?;
-        encrypted.finish()
+        let mut sealer = Sealer::new(&self.keys, output)?;
+        compressor.frame(raw, raw_bytes, &mut sealer)?;
+        sealer.finish()
     }
 }
 

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::block::{self, BLOCK_BYTES, Block, BlockPool};
+use super::block::{BLOCK_BYTES, Block, BlockPool};
 use super::put_once;
 use super::segment::Encoder;
+use super::writer::SegmentWriter;
 use crate::domain::id::{ArtifactName, BackupId, SystemName};
 use crate::domain::manifest::{
     Artifact, MANIFEST_FILE, Segment, SegmentEncoding, backup_prefix, segment_key,
@@ -32,12 +32,10 @@ const FILLING_MAX: usize = 2;
 /// Segments being stored, besides those being encoded.
 const STORING_MAX: usize = 2;
 /// Small segments in flight at once, whatever they weigh.
-const IN_FLIGHT_MAX: usize = 32;
+pub(super) const IN_FLIGHT_MAX: usize = 32;
 /// One block: what every open artifact may hold without asking.
-const CROWDED_BYTES: usize = BLOCK_BYTES;
+pub(super) const CROWDED_BYTES: usize = BLOCK_BYTES;
 const DELETES_MAX: usize = 8;
-/// Six digits in the name of a segment: sorting by name stays sorting by number.
-const SEGMENTS_MAX: usize = 999_999;
 
 /// The sink of one backup.
 #[derive(Debug)]
@@ -53,32 +51,32 @@ pub struct Aborted {
     pub left: Vec<(String, Error)>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     prefix: String,
     suffix: &'static str,
-    segment_bytes: usize,
+    pub(super) segment_bytes: usize,
     storage: Arc<dyn Storage>,
     encoder: Encoder,
-    pool: Arc<BlockPool>,
-    job: JobContext,
-    filling: Arc<Semaphore>,
+    pub(super) pool: Arc<BlockPool>,
+    pub(super) job: JobContext,
+    pub(super) filling: Arc<Semaphore>,
     /// In units of [`CROWDED_BYTES`].
-    in_flight: Arc<Semaphore>,
-    in_flight_units: usize,
+    pub(super) in_flight: Arc<Semaphore>,
+    pub(super) in_flight_units: usize,
     failed: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    artifacts: BTreeMap<ArtifactName, Progress>,
+    artifacts: BTreeMap<ArtifactName, Cut>,
     failure: Option<Arc<Error>>,
     tasks: Vec<Task<()>>,
 }
 
 /// One artifact: its segments by number, and its size once its writer has finished.
 #[derive(Default)]
-struct Progress {
+struct Cut {
     segments: Vec<Option<Segment>>,
     raw_bytes: Option<u64>,
 }
@@ -132,9 +130,9 @@ impl SegmentSink {
         shared.settle(&shared.job).await?;
         shared.check()?;
         let state = shared.state();
-        let artifact = |(name, progress): (&ArtifactName, &Progress)| {
-            let raw_bytes = progress.raw_bytes.ok_or_else(|| not_finished(name))?;
-            let segments: Option<Vec<Segment>> = progress.segments.iter().cloned().collect();
+        let artifact = |(name, cut): (&ArtifactName, &Cut)| {
+            let raw_bytes = cut.raw_bytes.ok_or_else(|| not_finished(name))?;
+            let segments: Option<Vec<Segment>> = cut.segments.iter().cloned().collect();
             Ok(Artifact {
                 name: name.clone(),
                 raw_bytes,
@@ -156,9 +154,10 @@ impl SegmentSink {
         }
         let keys: Vec<String> = {
             let state = shared.state();
-            let keys = state.artifacts.iter().flat_map(|(name, progress)| {
-                (1..=progress.segments.len()).map(|number| shared.key(name, number))
-            });
+            let keys = state
+                .artifacts
+                .iter()
+                .flat_map(|(name, cut)| (1..=cut.segments.len()).map(|number| shared.key(name, number)));
             keys.collect()
         };
         let mut deletes = stream::iter(keys.into_iter().map(|key| async move {
@@ -197,25 +196,16 @@ impl BackupSink for SegmentSink {
         if state.artifacts.contains_key(name) {
             return refused("the backup has an artifact of this name");
         }
-        state.artifacts.insert(name.clone(), Progress::default());
-        Ok(Box::new(SegmentWriter {
-            shared: self.shared.clone(),
-            name: name.clone(),
-            filling: Vec::new(),
-            filled: 0,
-            slot: None,
-            number: 0,
-            raw_bytes: 0,
-            phase: Phase::Ready,
-        }))
+        state.artifacts.insert(name.clone(), Cut::default());
+        Ok(Box::new(SegmentWriter::new(self.shared.clone(), name.clone())))
     }
 }
 
-fn units(bytes: usize) -> usize {
+pub(super) fn units(bytes: usize) -> usize {
     bytes.div_ceil(CROWDED_BYTES).max(1)
 }
 
-fn not_finished(name: &ArtifactName) -> Error {
+pub(super) fn not_finished(name: &ArtifactName) -> Error {
     Error::bug("finish backup")
         .with("artifact", name)
         .why("artifact was not finished")
@@ -230,8 +220,15 @@ impl Shared {
         segment_key(&self.prefix, name, number, self.suffix)
     }
 
+    /// The writer of an artifact has given its last byte.
+    pub(super) fn finished(&self, name: &ArtifactName, raw_bytes: u64) {
+        if let Some(cut) = self.state().artifacts.get_mut(name) {
+            cut.raw_bytes = Some(raw_bytes);
+        }
+    }
+
     /// Remembers the first failure; later ones follow from it.
-    fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: Error) {
         let mut state = self.state();
         if state.failure.is_none() {
             state.failure = Some(Arc::new(error));
@@ -239,7 +236,7 @@ impl Shared {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if !self.failed.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -266,7 +263,7 @@ impl Shared {
     }
 
     /// Starts encoding and storing; the permit is held until both are done.
-    async fn start(
+    pub(super) async fn start(
         self: &Arc<Self>,
         name: &ArtifactName,
         number: usize,
@@ -276,8 +273,8 @@ impl Shared {
         let (shared, of) = (self.clone(), name.clone());
         let done: Vec<Task<()>> = {
             let mut state = self.state();
-            if let Some(progress) = state.artifacts.get_mut(name) {
-                progress.segments.push(None);
+            if let Some(cut) = state.artifacts.get_mut(name) {
+                cut.segments.push(None);
             }
             let task = self.job.workers().spawn("store segment", async move {
                 let stored = shared.encode_and_store(&of, number, raw).await;
@@ -314,8 +311,8 @@ impl Shared {
         let stored = put_once(&*self.storage, &key, encoded.parts, &self.job).await;
         stored.map_err(|e| e.during(format!("store segment {key}")))?;
         self.job.progress().beat();
-        if let Some(progress) = self.state().artifacts.get_mut(name) {
-            progress.segments[number - 1] = Some(encoded.segment);
+        if let Some(cut) = self.state().artifacts.get_mut(name) {
+            cut.segments[number - 1] = Some(encoded.segment);
         }
         Ok(())
     }
@@ -342,131 +339,6 @@ impl fmt::Display for First {
 }
 
 impl std::error::Error for First {}
-
-/// A dropped `write` leaves [`Phase::Busy`] behind: how much of its chunk was taken is then unknown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Ready,
-    Busy,
-    Finished,
-}
-
-struct SegmentWriter {
-    shared: Arc<Shared>,
-    name: ArtifactName,
-    filling: Vec<Block>,
-    filled: usize,
-    /// Held while the segment is larger than [`CROWDED_BYTES`].
-    slot: Option<OwnedSemaphorePermit>,
-    number: usize,
-    raw_bytes: u64,
-    phase: Phase,
-}
-
-#[async_trait]
-impl ArtifactWriter for SegmentWriter {
-    async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        self.begin()?;
-        let mut rest = &chunk[..];
-        while !rest.is_empty() {
-            let room = self.room();
-            if room == 0 {
-                self.hand_over().await?;
-                continue;
-            }
-            let (now, later) = rest.split_at(rest.len().min(room));
-            block::append(&mut self.filling, &self.shared.pool, now);
-            self.filled += now.len();
-            rest = later;
-        }
-        self.raw_bytes += chunk.len() as u64;
-        self.phase = Phase::Ready;
-        Ok(())
-    }
-
-    /// The segments of the returned artifact are empty: they may still be on their way, and are known to
-    /// [`SegmentSink::finish`]. So a small artifact costs its writer no wait.
-    async fn finish(mut self: Box<Self>) -> Result<Artifact> {
-        self.begin()?;
-        if self.filled > 0 {
-            self.hand_over().await?;
-        }
-        if let Some(progress) = self.shared.state().artifacts.get_mut(&self.name) {
-            progress.raw_bytes = Some(self.raw_bytes);
-        }
-        self.phase = Phase::Finished;
-        Ok(Artifact {
-            name: self.name.clone(),
-            raw_bytes: self.raw_bytes,
-            segments: Vec::new(),
-        })
-    }
-}
-
-impl SegmentWriter {
-    fn begin(&mut self) -> Result<()> {
-        self.shared.check()?;
-        if self.phase != Phase::Ready {
-            return Err(
-                Error::bug("write to an artifact after an interrupted write").with("artifact", &self.name)
-            );
-        }
-        self.phase = Phase::Busy;
-        Ok(())
-    }
-
-    /// Bytes that the segment may still take. Beyond [`CROWDED_BYTES`] only with a slot, and without waiting for one: the
-    /// other open artifacts may be waiting for this very writer's engine.
-    fn room(&mut self) -> usize {
-        let full = self.shared.segment_bytes;
-        let allowed = full.min(CROWDED_BYTES);
-        if self.filled < allowed {
-            return allowed - self.filled;
-        }
-        if self.slot.is_none() {
-            self.slot = self.shared.filling.clone().try_acquire_owned().ok();
-        }
-        if self.slot.is_some() {
-            full - self.filled
-        } else {
-            0
-        }
-    }
-
-    /// Gives the filled segment to the workers; waits while too much is in flight. This is the backpressure.
-    async fn hand_over(&mut self) -> Result<()> {
-        let shared = self.shared.clone();
-        if self.number == SEGMENTS_MAX {
-            return Err(Error::new(ErrorKind::Exhausted, "add a segment to artifact")
-                .with("artifact", &self.name)
-                .with("segments", SEGMENTS_MAX)
-                .hint("raise segment_bytes"));
-        }
-        let least = shared.in_flight_units.div_ceil(IN_FLIGHT_MAX);
-        let weight = units(self.filled).max(least);
-        let weight = u32::try_from(weight).map_err(|e| Error::bug("weigh segment").because(e))?;
-        let enter = async {
-            let permit = shared.in_flight.clone().acquire_many_owned(weight).await;
-            permit.map_err(|e| Error::bug("enter the pipeline").because(e))
-        };
-        let permit = shared.job.run("wait for room in the pipeline", enter).await?;
-        shared.check()?;
-        self.number += 1;
-        self.filled = 0;
-        self.slot = None;
-        let raw = std::mem::take(&mut self.filling);
-        shared.start(&self.name, self.number, raw, permit).await;
-        Ok(())
-    }
-}
-
-impl Drop for SegmentWriter {
-    fn drop(&mut self) {
-        if self.phase != Phase::Finished {
-            self.shared.fail(not_finished(&self.name));
-        }
-    }
-}
 
 #[cfg(test)]
 #[path = "sink_tests.rs"]

@@ -1,5 +1,7 @@
 //! Tests of the sink.
 
+use bytes::Bytes;
+
 use super::super::testing::{DirStorage, Fixture, SEGMENT_BYTES, noise};
 use super::*;
 use crate::runtime::{SystemClock, Workers};
@@ -136,7 +138,7 @@ async fn a_writer_dropped_before_its_end_spoils_the_backup() {
     drop(open);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_write_is_never_continued() {
     let (job, fixture, storage) = (JobContext::plain(), Fixture::new(), DirStorage::new());
     let gate = Arc::new(Semaphore::new(0));
@@ -144,8 +146,9 @@ async fn an_interrupted_write_is_never_continued() {
     let sink = fixture.sink(&storage, 1, &job);
     let mut writer = sink.artifact(&name("a")).await.unwrap();
     let chunk = Bytes::from(noise(1, 200_000));
-    // with nothing stored the pipeline fills up, and the write that waits is dropped
-    while tokio::time::timeout(std::time::Duration::from_millis(200), writer.write(chunk.clone()))
+    // with nothing stored the pipeline fills up, and the write that waits is dropped; paused time passes only when
+    // nothing else can happen
+    while tokio::time::timeout(std::time::Duration::from_secs(1), writer.write(chunk.clone()))
         .await
         .is_ok()
     {}

@@ -45,6 +45,8 @@ pub trait BackupSink: Send + Sync {
 pub trait ArtifactWriter: Send {
     /// Takes the next bytes; waits while the pipeline is full (this is the backpressure).
     async fn write(&mut self, chunk: Bytes) -> Result<()>;
+    /// Gives name and raw size. The segments may still be on their way: they are known to the sink at its own end, and are
+    /// empty here.
     async fn finish(self: Box<Self>) -> Result<Artifact>;
 }
 
