@@ -40,6 +40,8 @@ struct Bench {
     keys: NewKeys,
     artifact: ArtifactName,
     job: JobContext,
+    /// MiB backing up and reading back.
+    peaks: std::cell::Cell<(u64, u64)>,
 }
 
 /// What one round took.
@@ -98,7 +100,8 @@ async fn run() -> Result<()> {
         "as fast as the shell pipe backwards: {:.2} times",
         median(&shell_back) / median(&ours_back)
     );
-    println!("peak resident memory: {} MiB", peak_kib().unwrap_or(0) / 1024);
+    let (backup, restore) = bench.peaks.get();
+    println!("peak resident memory: {backup} MiB backing up, {restore} MiB reading back");
     Ok(())
 }
 
@@ -136,6 +139,17 @@ fn cpu_seconds() -> f64 {
     ticks / TICKS_PER_SECOND
 }
 
+/// Begins to count the peak anew.
+fn forget_peak() {
+    if std::fs::write("/proc/self/clear_refs", "5").is_err() {
+        println!("the peak of memory cannot be reset here: it is that of the whole run");
+    }
+}
+
+fn peak_mib() -> u64 {
+    peak_kib().unwrap_or(0) / 1024
+}
+
 fn peak_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
@@ -155,6 +169,7 @@ impl Bench {
             file,
             bytes,
             job,
+            peaks: std::cell::Cell::default(),
         })
     }
 
@@ -172,6 +187,7 @@ impl Bench {
     async fn backup(&self, back: &mut Vec<Took>) -> Result<Took> {
         let root = self.home.join("storage");
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::open(root.clone())?);
+        forget_peak();
         let began = (Instant::now(), cpu_seconds());
         let system = SystemName::parse("bench").map_err(|e| Error::bug("name system").because(e))?;
         let id = BackupId::new(self.job.now(), self.job.clock().random());
@@ -196,6 +212,9 @@ impl Bench {
         writer.finish().await?;
         let artifacts = sink.finish().await?;
         let took = since(began);
+        let peaks = self.peaks.get();
+        self.peaks.set((peaks.0.max(peak_mib()), peaks.1));
+        drop(sink);
         let manifest = self.manifest(system, id, encoding, artifacts);
         back.push(self.read_back(manifest, storage).await?);
         std::fs::remove_dir_all(&root).or_io("remove storage", &root)?;
@@ -243,6 +262,7 @@ impl Bench {
     }
 
     async fn read_back(&self, manifest: Manifest, storage: Arc<dyn Storage>) -> Result<Took> {
+        forget_peak();
         let began = (Instant::now(), cpu_seconds());
         let id = manifest.id.clone();
         let identities = Arc::new(Identities::load(&[&self.keys.identity])?.keys);
@@ -255,7 +275,10 @@ impl Bench {
         if bytes != self.bytes {
             return Err(Error::new(ErrorKind::Corrupt, "read everything back").with("bytes", bytes));
         }
-        Ok(since(began))
+        let took = since(began);
+        let peaks = self.peaks.get();
+        self.peaks.set((peaks.0, peaks.1.max(peak_mib())));
+        Ok(took)
     }
 
     async fn shell(&self, script: &str) -> Result<Took> {

@@ -1,21 +1,25 @@
 //! Buffers that are used again. Fresh pages are dear on virtual machines, so a block goes back to its pool when the last
 //! user of its bytes lets go of it, wherever that is.
 //!
-//! Blocks begin on a page boundary, so that a storage adapter may write whole ones with direct I/O.
+//! Blocks begin on a page boundary, so that a storage adapter may write whole ones with direct I/O. They are cut from
+//! slabs that are large enough to be mapped by themselves: pages that were never touched cost nothing, and all of them
+//! are given back to the system with the pool, which small allocations from the heap would not be.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// Large enough for efficient direct writes, small enough that thousands of small artifacts do not hurt.
 pub const BLOCK_BYTES: usize = 1024 * 1024;
 const PAGE_BYTES: usize = 4096;
+/// More than 32 MiB, above which glibc always maps and unmaps.
+const SLAB_BLOCKS: usize = 40;
 
 #[derive(Default)]
 pub struct BlockPool {
-    free: Mutex<Vec<Vec<u8>>>,
+    free: Mutex<Vec<BytesMut>>,
     live: AtomicUsize,
     live_max: AtomicUsize,
 }
@@ -31,14 +35,16 @@ impl fmt::Debug for BlockPool {
 impl BlockPool {
     /// An empty block. Never waits: the callers bound how many are in use.
     pub fn take(self: &Arc<Self>) -> Block {
-        let again = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let memory = again.unwrap_or_else(|| vec![0; BLOCK_BYTES + PAGE_BYTES]);
+        let memory = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            if free.is_empty() {
+                cut_slab(&mut free);
+            }
+            free.pop().unwrap_or_else(|| BytesMut::zeroed(BLOCK_BYTES))
+        };
         let live = self.live.fetch_add(1, Ordering::Relaxed) + 1;
         self.live_max.fetch_max(live, Ordering::Relaxed);
-        // `align_offset` may decline to answer; the block is then merely not aligned
-        let start = memory.as_ptr().align_offset(PAGE_BYTES);
         Block {
-            start: if start < PAGE_BYTES { start } else { 0 },
             filled: 0,
             memory,
             pool: self.clone(),
@@ -51,10 +57,19 @@ impl BlockPool {
     }
 }
 
+fn cut_slab(free: &mut Vec<BytesMut>) {
+    let mut slab = BytesMut::zeroed(SLAB_BLOCKS * BLOCK_BYTES + PAGE_BYTES);
+    // `align_offset` may decline to answer; the blocks are then merely not aligned
+    let start = slab.as_ptr().align_offset(PAGE_BYTES);
+    drop(slab.split_to(if start < PAGE_BYTES { start } else { 0 }));
+    free.extend((0..SLAB_BLOCKS).map(|_| slab.split_to(BLOCK_BYTES)));
+    // the first pages are used first, and again first
+    free.reverse();
+}
+
 /// Up to [`BLOCK_BYTES`] bytes, filled from the front.
 pub struct Block {
-    memory: Vec<u8>,
-    start: usize,
+    memory: BytesMut,
     filled: usize,
     pool: Arc<BlockPool>,
 }
@@ -82,7 +97,7 @@ impl Block {
 
     /// The part that is not filled yet.
     pub fn spare(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start + self.filled..self.start + BLOCK_BYTES]
+        &mut self.memory[self.filled..]
     }
 
     /// Counts the first `bytes` of the spare part as filled.
@@ -107,7 +122,7 @@ impl Block {
 
 impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.filled]
+        &self.memory[..self.filled]
     }
 }
 
@@ -159,13 +174,15 @@ mod tests {
         let again = pool.take();
         assert!(again.is_empty());
         assert_eq!((pool.live.load(Ordering::Relaxed), pool.live_max()), (1, 2));
-        assert_eq!(pool.free.lock().unwrap().len(), 1);
+        assert_eq!(pool.free.lock().unwrap().len(), SLAB_BLOCKS - 1);
     }
 
     #[test]
     fn blocks_begin_on_a_page() {
-        let mut block = Arc::new(BlockPool::default()).take();
-        assert_eq!(block.spare().as_ptr().align_offset(PAGE_BYTES), 0);
-        assert_eq!(block.spare().len(), BLOCK_BYTES);
+        let pool = Arc::new(BlockPool::default());
+        for mut block in (0..2 * SLAB_BLOCKS).map(|_| pool.take()).collect::<Vec<_>>() {
+            assert_eq!(block.spare().as_ptr().align_offset(PAGE_BYTES), 0);
+            assert_eq!(block.spare().len(), BLOCK_BYTES);
+        }
     }
 }
