@@ -42,6 +42,8 @@ struct Bench {
     job: JobContext,
     /// MiB backing up and reading back.
     peaks: std::cell::Cell<(u64, u64)>,
+    /// Of these, MiB of segments backing up.
+    held: std::cell::Cell<usize>,
 }
 
 /// What one round took.
@@ -71,6 +73,7 @@ async fn run() -> Result<()> {
         "{} MB, half text and half random, {rounds} rounds in turns",
         bench.bytes / 1_000_000
     );
+    let idle = peak_mib();
     let (mut ours, mut shell, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ours_back, mut shell_back) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -101,7 +104,10 @@ async fn run() -> Result<()> {
         median(&shell_back) / median(&ours_back)
     );
     let (backup, restore) = bench.peaks.get();
-    println!("peak resident memory: {backup} MiB backing up, {restore} MiB reading back");
+    let held = bench.held.get();
+    println!(
+        "peak resident memory: {idle} MiB before, {backup} MiB backing up ({held} in segments), {restore} MiB reading back"
+    );
     Ok(())
 }
 
@@ -170,6 +176,7 @@ impl Bench {
             bytes,
             job,
             peaks: std::cell::Cell::default(),
+            held: std::cell::Cell::default(),
         })
     }
 
@@ -214,6 +221,7 @@ impl Bench {
         let took = since(began);
         let peaks = self.peaks.get();
         self.peaks.set((peaks.0.max(peak_mib()), peaks.1));
+        self.held.set(self.held.get().max(sink.held_bytes_max() / MIB));
         drop(sink);
         let manifest = self.manifest(system, id, encoding, artifacts);
         back.push(self.read_back(manifest, storage).await?);
