@@ -3,10 +3,7 @@
 //!
 //! `cargo bench --bench pipeline`; `LIFEBOAT_BENCH_MIB` (2048), `LIFEBOAT_BENCH_ROUNDS` (5) and `LIFEBOAT_BENCH_DIR` (the
 //! system's temporary directory) change what is measured. Needs `tar`, `zstd` and `age`, and three times the file's room.
-#![expect(
-    clippy::print_stdout,
-    reason = "a table for a person is what this program is for"
-)]
+#![expect(clippy::print_stdout, reason = "a table for a person is what this program is for")]
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -69,10 +66,7 @@ async fn run() -> Result<()> {
         .or_io("make directory", &base)?;
     let bench = Bench::new(home.path().to_owned(), setting("LIFEBOAT_BENCH_MIB", 2048)?)?;
     let rounds = setting("LIFEBOAT_BENCH_ROUNDS", 5)?.max(1);
-    println!(
-        "{} MB, half text and half random, {rounds} rounds in turns",
-        bench.bytes / 1_000_000
-    );
+    println!("{} MB, half text and half random, {rounds} rounds in turns", bench.bytes / 1_000_000);
     let idle = peak_mib();
     let (mut ours, mut shell, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ours_back, mut shell_back) = (Vec::new(), Vec::new());
@@ -82,27 +76,15 @@ async fn run() -> Result<()> {
         shell_back.push(bench.shell_restore().await?);
         ceiling.push(bench.two_compressors().await?);
     }
-    println!(
-        "{:44} {:>7} {:>7} {:>7} {:>7}",
-        "", "min s", "med s", "MB/s", "CPU s"
-    );
+    println!("{:44} {:>7} {:>7} {:>7} {:>7}", "", "min s", "med s", "MB/s", "CPU s");
     bench.row("lifeboat, durable, O_DIRECT", &ours);
     bench.row("tar | zstd -3 -T2 | age > file", &shell);
     bench.row("two zstd -3 side by side > /dev/null", &ceiling);
     bench.row("lifeboat, back to nothing", &ours_back);
     bench.row("age -d | zstd -d > /dev/null", &shell_back);
-    println!(
-        "as fast as the shell pipe, medians: {:.2} times",
-        median(&shell) / median(&ours)
-    );
-    println!(
-        "of two compressors side by side: {:.2}",
-        median(&ceiling) / median(&ours)
-    );
-    println!(
-        "as fast as the shell pipe backwards: {:.2} times",
-        median(&shell_back) / median(&ours_back)
-    );
+    println!("as fast as the shell pipe, medians: {:.2} times", median(&shell) / median(&ours));
+    println!("of two compressors side by side: {:.2}", median(&ceiling) / median(&ours));
+    println!("as fast as the shell pipe backwards: {:.2} times", median(&shell_back) / median(&ours_back));
     let (backup, restore) = bench.peaks.get();
     let held = bench.held.get();
     println!(
@@ -113,11 +95,9 @@ async fn run() -> Result<()> {
 
 fn setting(name: &str, default: u64) -> Result<u64> {
     match std::env::var(name) {
-        Ok(text) => text.parse().map_err(|e| {
-            Error::new(ErrorKind::Config, "read setting")
-                .with("name", name)
-                .because(e)
-        }),
+        Ok(text) => text
+            .parse()
+            .map_err(|e| Error::new(ErrorKind::Config, "read setting").with("name", name).because(e)),
         Err(_) => Ok(default),
     }
 }
@@ -131,17 +111,9 @@ fn median(all: &[Took]) -> f64 {
 /// Processor seconds of this process and of the children it waited for.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_ascii_whitespace();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
     // utime, stime, cutime and cstime are fields 14 to 17; the third is the first behind the name
-    let ticks: f64 = fields
-        .skip(11)
-        .take(4)
-        .filter_map(|f| f.parse::<f64>().ok())
-        .sum();
+    let ticks: f64 = fields.skip(11).take(4).filter_map(|f| f.parse::<f64>().ok()).sum();
     ticks / TICKS_PER_SECOND
 }
 
@@ -184,10 +156,7 @@ impl Bench {
         let best = all.iter().map(|t| t.wall).fold(f64::INFINITY, f64::min);
         let cpu = all.iter().map(|t| t.cpu).fold(f64::INFINITY, f64::min);
         let (middle, bytes) = (median(all), self.bytes as f64);
-        println!(
-            "{name:44} {best:7.2} {middle:7.2} {:7.0} {cpu:7.2}",
-            bytes / 1e6 / middle
-        );
+        println!("{name:44} {best:7.2} {middle:7.2} {:7.0} {cpu:7.2}", bytes / 1e6 / middle);
     }
 
     /// Backs the file up and reads it back; the time of the second goes to `back`.
@@ -254,10 +223,7 @@ impl Bench {
             captured: Captured {
                 method: "bench".to_owned(),
                 server_version: String::new(),
-                position: Position {
-                    start: None,
-                    end: String::new(),
-                },
+                position: Position { start: None, end: String::new() },
                 captured_at: now,
                 watermark: None,
                 fingerprint: Fingerprint::default(),
@@ -303,14 +269,11 @@ impl Bench {
     }
 
     async fn shell_backup(&self) -> Result<Took> {
-        self.shell("tar -cf - data.bin | zstd -q -3 -T2 | age -r \"$RECIPIENT\" > shell.age")
-            .await
+        self.shell("tar -cf - data.bin | zstd -q -3 -T2 | age -r \"$RECIPIENT\" > shell.age").await
     }
 
     async fn shell_restore(&self) -> Result<Took> {
-        let took = self
-            .shell("age -d -i \"$KEY\" shell.age | zstd -q -d > /dev/null")
-            .await?;
+        let took = self.shell("age -d -i \"$KEY\" shell.age | zstd -q -d > /dev/null").await?;
         self.shell("rm shell.age").await?;
         Ok(took)
     }
@@ -326,17 +289,12 @@ impl Bench {
 }
 
 fn since(began: (Instant, f64)) -> Took {
-    Took {
-        wall: began.0.elapsed().as_secs_f64(),
-        cpu: cpu_seconds() - began.1,
-    }
+    Took { wall: began.0.elapsed().as_secs_f64(), cpu: cpu_seconds() - began.1 }
 }
 
 /// Pieces of text that looks like rows, and pieces of random bytes, by turns; the same in every run.
 fn write_data(path: &Path, bytes: u64) -> Result<()> {
-    const WORDS: [&str; 8] = [
-        "alpha", "beta", "gamma", "delta", "restore", "backup", "segment", "manifest",
-    ];
+    const WORDS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "restore", "backup", "segment", "manifest"];
     let mut file = std::fs::File::create(path).or_io("make data", path)?;
     let mut state = 0x0f0e_0d0c_0b0a_0908_u64;
     let mut next = || {
@@ -355,11 +313,8 @@ fn write_data(path: &Path, bytes: u64) -> Result<()> {
             if text {
                 row += 1;
                 let word = |shift: u32| WORDS[(r >> shift) as usize % WORDS.len()];
-                let (customer, time, cents) = (
-                    r % 100_000,
-                    1_700_000_000 + (r >> 24) % 10_000_000,
-                    next() % 100_000,
-                );
+                let (customer, time, cents) =
+                    (r % 100_000, 1_700_000_000 + (r >> 24) % 10_000_000, next() % 100_000);
                 writeln!(
                     piece,
                     "{row},customer-{customer},{time},{}.{:02},{} {} {}",

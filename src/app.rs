@@ -34,16 +34,10 @@ pub fn open_with(config: Config, registry: &Registry, clock: Arc<dyn Clock>) -> 
         0 => Workers::new(),
         cores => Workers::with_cores(cores),
     };
-    let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(
-        &config.state_dir.join("catalog.sqlite"),
-        workers.clone(),
-    )?);
+    let catalog: Arc<dyn Catalog> =
+        Arc::new(SqliteCatalog::open(config.state_dir.join("catalog.sqlite"), workers.clone())?);
     let account = Account::for_servers(&config.sandbox_user)?;
-    let sandboxes = Arc::new(ProcessProvider::new(
-        config.sandbox_dir.clone(),
-        account,
-        catalog.clone(),
-    ));
+    let sandboxes = Arc::new(ProcessProvider::new(config.sandbox_dir.clone(), account, catalog.clone()));
     Ok(Node {
         systems: systems(&config, registry)?,
         storages: storages(&config)?,
@@ -60,14 +54,8 @@ fn systems(config: &Config, registry: &Registry) -> Result<BTreeMap<SystemName, 
     for (name, system) in &config.systems {
         let state_dir = config.state_dir.join("systems").join(name.as_str());
         private_dir(&state_dir)?;
-        let deps = EngineDeps {
-            name: name.clone(),
-            state_dir,
-        };
-        all.insert(
-            name.clone(),
-            registry.build(&system.kind, system.settings.clone(), deps)?,
-        );
+        let deps = EngineDeps { name: name.clone(), state_dir };
+        all.insert(name.clone(), registry.build(&system.kind, system.settings.clone(), deps)?);
     }
     Ok(all)
 }

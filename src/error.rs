@@ -222,11 +222,7 @@ impl Error {
         if self.0.hint.is_some() {
             return self.0.hint.as_deref();
         }
-        self.0
-            .source
-            .as_deref()
-            .and_then(|s| s.downcast_ref::<Self>())
-            .and_then(Self::advice)
+        self.0.source.as_deref().and_then(|s| s.downcast_ref::<Self>()).and_then(Self::advice)
     }
 
     pub fn context(&self) -> &[(&'static str, String)] {
@@ -316,11 +312,7 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for std::io::Result<T> {
     fn or_io(self, op: &'static str, path: &std::path::Path) -> Result<T> {
-        self.map_err(|e| {
-            Error::new(io_kind(&e), op)
-                .with("path", path.display())
-                .because(e)
-        })
+        self.map_err(|e| Error::new(io_kind(&e), op).with("path", path.display()).because(e))
     }
 }
 
@@ -331,10 +323,8 @@ mod tests {
     #[test]
     fn an_error_renders_operation_context_and_every_source_once() {
         let io = std::io::Error::from(std::io::ErrorKind::NotFound);
-        let inner = Error::new(ErrorKind::NotFound, "open object")
-            .with("key", "a/b")
-            .because(io)
-            .hint("look");
+        let inner =
+            Error::new(ErrorKind::NotFound, "open object").with("key", "a/b").because(io).hint("look");
         let outer = inner.during("restore orders");
         assert_eq!(
             outer.to_string(),

@@ -4,21 +4,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // the first call wins; a second one would be a second TLS provider, which nobody installs
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider is already installed");
     }
     let runtime = || {
-        #[expect(
-            clippy::expect_used,
-            reason = "without a runtime there is nothing to report an error with"
-        )]
-        tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .expect("start the tokio runtime")
+        #[expect(clippy::expect_used, reason = "without a runtime there is nothing to report an error with")]
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the tokio runtime")
     };
     actix::System::with_tokio_rt(runtime).block_on(lifeboat::cli::main())
 }

@@ -34,9 +34,7 @@ struct SourceFile {
     text: String,
 }
 
-const TEXT_SUFFIXES: &[&str] = &[
-    "rs", "md", "toml", "yaml", "yml", "sh", "html", "css", "js", "py", "sql",
-];
+const TEXT_SUFFIXES: &[&str] = &["rs", "md", "toml", "yaml", "yml", "sh", "html", "css", "js", "py", "sql"];
 const PLACES: &[&str] = &[
     "src",
     "tests",
@@ -78,8 +76,7 @@ fn files(places: &[&str]) -> std::io::Result<Vec<SourceFile>> {
 
 /// Files without a suffix are scripts and Makefiles.
 fn is_text(path: &Path) -> bool {
-    path.extension()
-        .is_none_or(|e| TEXT_SUFFIXES.iter().any(|s| e == *s))
+    path.extension().is_none_or(|e| TEXT_SUFFIXES.iter().any(|s| e == *s))
 }
 
 fn rust_files(places: &[&str]) -> std::io::Result<Vec<SourceFile>> {
@@ -128,10 +125,7 @@ mod these_checks {
     use super::*;
 
     fn file(path: &str, text: &str) -> SourceFile {
-        SourceFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        SourceFile { path: path.to_owned(), text: text.to_owned() }
     }
 
     /// What the layers say about one file in a tree that also has the usual engines and adapters.
@@ -155,12 +149,7 @@ mod these_checks {
 
     /// Path, text below the header, line of the breach, a word of the finding.
     const OUTWARDS: &[(&str, &str, usize, &str)] = &[
-        (
-            "src/domain/tier.rs",
-            "use crate::runtime::JobContext;",
-            2,
-            "runtime",
-        ),
+        ("src/domain/tier.rs", "use crate::runtime::JobContext;", 2, "runtime"),
         ("src/domain/tier.rs", "use tokio::time::Instant;", 2, "tokio"),
         ("src/error.rs", "fn f() { crate::catalog::open(); }", 2, "catalog"),
         (
@@ -169,33 +158,13 @@ mod these_checks {
             4,
             "storage",
         ),
-        (
-            "src/system/postgres/backup.rs",
-            "use super::super::redis::rdb;",
-            2,
-            "redis",
-        ),
-        (
-            "src/system/postgres/mod.rs",
-            "use crate::system::{Health, redis::rdb};",
-            2,
-            "redis",
-        ),
+        ("src/system/postgres/backup.rs", "use super::super::redis::rdb;", 2, "redis"),
+        ("src/system/postgres/mod.rs", "use crate::system::{Health, redis::rdb};", 2, "redis"),
         ("src/storage/object.rs", "use super::local::Local;", 2, "local"),
         ("src/storage/mod.rs", "use crate::catalog::Catalog;", 2, "catalog"),
-        (
-            "src/pipeline/sink.rs",
-            "use crate::storage::local::Local;",
-            2,
-            "local",
-        ),
+        ("src/pipeline/sink.rs", "use crate::storage::local::Local;", 2, "local"),
         ("src/pipeline/sink.rs", "use crate::runbook::Plan;", 2, "runbook"),
-        (
-            "src/runbook/plan.rs",
-            "\nuse crate::catalog::sqlite::SqliteCatalog;",
-            3,
-            "sqlite",
-        ),
+        ("src/runbook/plan.rs", "\nuse crate::catalog::sqlite::SqliteCatalog;", 3, "sqlite"),
         ("src/operation/backup.rs", "use crate::actor::Root;", 2, "actor"),
         ("src/runtime/job.rs", "use actix::Actor;", 2, "actix"),
         ("src/actor/root.rs", "use actix_web::HttpServer;", 2, "actix_web"),
@@ -215,50 +184,19 @@ mod these_checks {
     #[test]
     fn what_is_allowed_is_not_found() {
         let allowed = [
-            (
-                "src/domain/tier.rs",
-                "use std::fmt; use serde::Serialize; use super::id::TierName;",
-            ),
-            (
-                "src/system/postgres/backup.rs",
-                "use super::client; use crate::system::{self, DataSystem};",
-            ),
+            ("src/domain/tier.rs", "use std::fmt; use serde::Serialize; use super::id::TierName;"),
+            ("src/system/postgres/backup.rs", "use super::client; use crate::system::{self, DataSystem};"),
             ("src/system/registry.rs", "use super::redis::Redis;"),
-            (
-                "src/sandbox/process.rs",
-                "use crate::catalog::Catalog; use crate::system::DataSystem;",
-            ),
-            (
-                "src/operation/backup.rs",
-                "use crate::pipeline::sink; use crate::catalog::Catalog;",
-            ),
-            (
-                "src/app.rs",
-                "use crate::catalog::sqlite::SqliteCatalog; use actix::System;",
-            ),
-            (
-                "src/domain/run.rs",
-                "// use crate::runtime\nconst A: &str = \"crate::runtime::x\";",
-            ),
-            (
-                "src/domain/id.rs",
-                "#[cfg(test)]\nmod tests {\n use crate::runtime::JobContext;\n}",
-            ),
-            (
-                "src/domain/backup.rs",
-                "#[cfg(test)]\nuse crate::runtime::JobContext;",
-            ),
-            (
-                "src/storage/mod.rs",
-                "pub mod local;\nmod inner { use super::local::Local; }",
-            ),
+            ("src/sandbox/process.rs", "use crate::catalog::Catalog; use crate::system::DataSystem;"),
+            ("src/operation/backup.rs", "use crate::pipeline::sink; use crate::catalog::Catalog;"),
+            ("src/app.rs", "use crate::catalog::sqlite::SqliteCatalog; use actix::System;"),
+            ("src/domain/run.rs", "// use crate::runtime\nconst A: &str = \"crate::runtime::x\";"),
+            ("src/domain/id.rs", "#[cfg(test)]\nmod tests {\n use crate::runtime::JobContext;\n}"),
+            ("src/domain/backup.rs", "#[cfg(test)]\nuse crate::runtime::JobContext;"),
+            ("src/storage/mod.rs", "pub mod local;\nmod inner { use super::local::Local; }"),
         ];
         for (path, text) in allowed {
-            assert_eq!(
-                layers(path, &format!("//! x\n{text}\n")),
-                Vec::<String>::new(),
-                "{path}"
-            );
+            assert_eq!(layers(path, &format!("//! x\n{text}\n")), Vec::<String>::new(), "{path}");
         }
     }
 
@@ -266,18 +204,9 @@ mod these_checks {
     fn files_that_only_tests_declare_may_import_anything() {
         let files = [
             file("src/system/mod.rs", "//! x\n"),
-            file(
-                "src/system/redis/mod.rs",
-                "//! x\n#[cfg(test)]\nmod live_tests;\nmod rdb;\n",
-            ),
-            file(
-                "src/system/redis/live_tests.rs",
-                "//! x\nuse crate::storage::memory::Memory;\n",
-            ),
-            file(
-                "src/system/redis/rdb.rs",
-                "//! x\nuse crate::storage::memory::Memory;\n",
-            ),
+            file("src/system/redis/mod.rs", "//! x\n#[cfg(test)]\nmod live_tests;\nmod rdb;\n"),
+            file("src/system/redis/live_tests.rs", "//! x\nuse crate::storage::memory::Memory;\n"),
+            file("src/system/redis/rdb.rs", "//! x\nuse crate::storage::memory::Memory;\n"),
         ];
         let found: Vec<String> = layers::check(&files).into_iter().map(|f| f.file).collect();
         assert_eq!(found, ["src/system/redis/rdb.rs"]);
@@ -299,10 +228,7 @@ mod these_checks {
     #[test]
     fn notes_to_self_and_machine_paths_are_found_with_their_lines() {
         let note = concat!("TO", "DO");
-        let noted = file(
-            "src/a.rs",
-            &format!("//! x\n// {note}: later\n// {note}(#12): with an issue\n"),
-        );
+        let noted = file("src/a.rs", &format!("//! x\n// {note}: later\n// {note}(#12): with an issue\n"));
         let found: Vec<usize> = text::notes(&[noted]).iter().map(|f| f.line).collect();
         assert_eq!(found, [2]);
         let home = concat!("/ro", "ot/");

@@ -69,17 +69,10 @@ impl StatusBoard {
     }
 
     pub fn systems(&self) -> BTreeMap<SystemName, SystemStatus> {
-        self.systems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.systems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn system(&self, name: &SystemName) -> Option<SystemStatus> {
-        self.systems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.systems.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 }

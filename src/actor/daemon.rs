@@ -42,7 +42,8 @@ impl Daemon {
             canary_every: node.config.canary_interval,
         };
         let systems = node.systems.keys().map(deps).collect();
-        let root = RootActor::new(systems, board.clone(), directory.clone(), RestartPolicy::default()).start();
+        let root =
+            RootActor::new(systems, board.clone(), directory.clone(), RestartPolicy::default()).start();
         Self { root, jobs, board, directory }
     }
 

@@ -54,15 +54,7 @@ impl JobActor {
         finished: Recipient<JobFinished>,
         stalled: Recipient<JobStalled>,
     ) -> Self {
-        Self {
-            order,
-            work,
-            job,
-            finished,
-            stalled,
-            beats_seen: 0,
-            silent: Duration::ZERO,
-        }
+        Self { order, work, job, finished, stalled, beats_seen: 0, silent: Duration::ZERO }
     }
 
     fn look(&mut self) {
@@ -74,12 +66,7 @@ impl JobActor {
         }
         self.silent += LOOK_EVERY;
         if self.silent == STALL_AFTER
-            && self
-                .stalled
-                .try_send(JobStalled {
-                    order: self.order.clone(),
-                })
-                .is_err()
+            && self.stalled.try_send(JobStalled { order: self.order.clone() }).is_err()
         {
             tracing::debug!(run = %self.order.run, "owner of the stalled job is gone");
         }
@@ -91,15 +78,9 @@ impl Actor for JobActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let (work, job, order) = (self.work.clone(), self.job.clone(), self.order.clone());
-        let task = self
-            .job
-            .workers()
-            .spawn("backup", async move { work.backup(order, &job).await });
+        let task = self.job.workers().spawn("backup", async move { work.backup(order, &job).await });
         ctx.spawn(task.join().into_actor(self).map(|result, actor, ctx| {
-            let news = JobFinished {
-                order: actor.order.clone(),
-                result,
-            };
+            let news = JobFinished { order: actor.order.clone(), result };
             if let Err(error) = actor.finished.try_send(news) {
                 tracing::warn!(run = %actor.order.run, %error, "nobody took the end of the job");
             }

@@ -28,20 +28,13 @@ impl Directory {
     }
 
     pub fn system(&self, name: &SystemName) -> Option<Addr<SystemActor>> {
-        self.systems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.systems.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Sends a command; a full mailbox, a dead or an unsupervised actor is a refusal.
     pub async fn start_backup(&self, system: &SystemName, command: StartBackup) -> Result<RunId, Refused> {
         let addr = self.system(system).ok_or(Refused::Unsupervised)?;
-        let answer = addr
-            .send(command)
-            .timeout(std::time::Duration::from_secs(5))
-            .await;
+        let answer = addr.send(command).timeout(std::time::Duration::from_secs(5)).await;
         answer.unwrap_or(Err(Refused::Unsupervised))
     }
 }
@@ -62,13 +55,7 @@ impl RootActor {
         directory: Directory,
         policy: RestartPolicy,
     ) -> Self {
-        Self {
-            systems,
-            board,
-            directory,
-            policy,
-            slots: BTreeMap::new(),
-        }
+        Self { systems, board, directory, policy, slots: BTreeMap::new() }
     }
 
     fn slot(&self, deps: &SystemDeps) -> Slot {
@@ -114,15 +101,11 @@ impl RootActor {
     fn beat_all(&mut self, ctx: &mut Context<Self>) {
         for (name, (_, slot)) in &self.slots {
             let name = name.clone();
-            ctx.spawn(
-                slot.beat()
-                    .into_actor(self)
-                    .map(move |(generation, alive), root, ctx| {
-                        if !alive {
-                            root.book_death(&name, generation, Exit::Hung, ctx);
-                        }
-                    }),
-            );
+            ctx.spawn(slot.beat().into_actor(self).map(move |(generation, alive), root, ctx| {
+                if !alive {
+                    root.book_death(&name, generation, Exit::Hung, ctx);
+                }
+            }));
         }
     }
 }
@@ -195,11 +178,7 @@ mod tests {
             })
         }
         async fn backup(&self, order: BackupOrder, _: &JobContext) -> Result<()> {
-            if order.reason == "panic" {
-                panic!("the work panics")
-            } else {
-                Ok(())
-            }
+            if order.reason == "panic" { panic!("the work panics") } else { Ok(()) }
         }
         async fn beat(&self, _: &SystemName, _: &JobContext) -> Result<()> {
             Ok(())
@@ -230,22 +209,14 @@ mod tests {
         }
 
         fn command(reason: &str) -> StartBackup {
-            StartBackup {
-                kind: BackupKind::Full,
-                tier: None,
-                reason: reason.to_owned(),
-            }
+            StartBackup { kind: BackupKind::Full, tier: None, reason: reason.to_owned() }
         }
     }
 
     /// Runs `test` inside an actix system on a multi-thread runtime, as `main` does.
     fn in_world<F: Future<Output = ()>>(deaths_max: usize, test: impl FnOnce(World) -> F) {
         let system = System::with_tokio_rt(|| {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .unwrap()
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
         });
         system.block_on(async {
             let (board, directory) = (StatusBoard::default(), Directory::default());
@@ -284,21 +255,10 @@ mod tests {
         in_world(5, |w| async move {
             let old = w.directory.system(&w.a).unwrap();
             assert!(old.send(Sabotage::Panic).await.is_err());
-            w.until(&w.a, "restarted", |s| {
-                s.generation == 2 && s.supervision == Supervision::Supervised
-            })
-            .await;
-            assert!(
-                w.directory
-                    .start_backup(&w.a, World::command("test"))
-                    .await
-                    .is_ok()
-            );
-            assert_eq!(
-                w.board.system(&w.b).unwrap().generation,
-                1,
-                "the other system was not touched"
-            );
+            w.until(&w.a, "restarted", |s| s.generation == 2 && s.supervision == Supervision::Supervised)
+                .await;
+            assert!(w.directory.start_backup(&w.a, World::command("test")).await.is_ok());
+            assert_eq!(w.board.system(&w.b).unwrap().generation, 1, "the other system was not touched");
         });
     }
 
@@ -307,16 +267,9 @@ mod tests {
         in_world(5, |w| async move {
             let hung = w.directory.system(&w.a).unwrap();
             assert!(hung.try_send(Sabotage::Hang(Duration::from_secs(3))).is_ok());
-            w.until(&w.a, "replaced", |s| {
-                s.generation == 2 && s.supervision == Supervision::Supervised
-            })
-            .await;
-            assert!(
-                w.directory
-                    .start_backup(&w.a, World::command("test"))
-                    .await
-                    .is_ok()
-            );
+            w.until(&w.a, "replaced", |s| s.generation == 2 && s.supervision == Supervision::Supervised)
+                .await;
+            assert!(w.directory.start_backup(&w.a, World::command("test")).await.is_ok());
         });
     }
 
@@ -331,36 +284,21 @@ mod tests {
                 let addr = w.directory.system(&w.a).unwrap();
                 assert!(addr.send(Sabotage::Panic).await.is_err());
             }
-            w.until(&w.a, "unsupervised", |s| {
-                s.supervision == Supervision::Unsupervised
-            })
-            .await;
+            w.until(&w.a, "unsupervised", |s| s.supervision == Supervision::Unsupervised).await;
             assert_eq!(
                 w.directory.start_backup(&w.a, World::command("test")).await,
                 Err(Refused::Unsupervised)
             );
-            assert!(
-                w.directory
-                    .start_backup(&w.b, World::command("test"))
-                    .await
-                    .is_ok()
-            );
+            assert!(w.directory.start_backup(&w.b, World::command("test")).await.is_ok());
         });
     }
 
     #[test]
     fn a_panic_in_the_work_is_a_failed_job_and_not_a_dead_actor() {
         in_world(5, |w| async move {
-            assert!(
-                w.directory
-                    .start_backup(&w.a, World::command("panic"))
-                    .await
-                    .is_ok()
-            );
+            assert!(w.directory.start_backup(&w.a, World::command("panic")).await.is_ok());
             w.until(&w.a, "failed", |s| {
-                s.last_error
-                    .as_deref()
-                    .is_some_and(|e| e.contains("the work panics"))
+                s.last_error.as_deref().is_some_and(|e| e.contains("the work panics"))
             })
             .await;
             assert_eq!(w.board.system(&w.a).unwrap().generation, 1);

@@ -54,16 +54,8 @@ impl fmt::Debug for ExitGuard {
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        let exit = if std::thread::panicking() {
-            Exit::Panicked
-        } else {
-            Exit::Finished
-        };
-        let news = ChildExited {
-            child: self.child.clone(),
-            generation: self.generation,
-            exit,
-        };
+        let exit = if std::thread::panicking() { Exit::Panicked } else { Exit::Finished };
+        let news = ChildExited { child: self.child.clone(), generation: self.generation, exit };
         #[expect(
             clippy::disallowed_methods,
             reason = "the news of a death must not be lost to a full mailbox"
@@ -136,11 +128,7 @@ where
     P: Fn(Option<Addr<A>>),
 {
     pub fn new(make: M, publish: P) -> Self {
-        Self {
-            make,
-            publish,
-            running: None,
-        }
+        Self { make, publish, running: None }
     }
 }
 
@@ -198,13 +186,7 @@ impl fmt::Debug for Slot {
 
 impl Slot {
     pub fn new(name: impl Into<ChildName>, policy: RestartPolicy, child: Box<dyn Child>) -> Self {
-        Self {
-            name: name.into(),
-            child,
-            policy,
-            generation: 0,
-            deaths: VecDeque::new(),
-        }
+        Self { name: name.into(), child, policy, generation: 0, deaths: VecDeque::new() }
     }
 
     pub fn name(&self) -> &str {
@@ -217,11 +199,7 @@ impl Slot {
 
     pub fn start(&mut self, parent: Recipient<ChildExited>) {
         self.generation += 1;
-        self.child.start(ExitGuard {
-            to: parent,
-            child: self.name.clone(),
-            generation: self.generation,
-        });
+        self.child.start(ExitGuard { to: parent, child: self.name.clone(), generation: self.generation });
     }
 
     /// Resolves to this slot's generation and whether it answered.
@@ -240,11 +218,7 @@ impl Slot {
         self.generation += 1;
         let now = Instant::now();
         self.deaths.push_back(now);
-        while self
-            .deaths
-            .front()
-            .is_some_and(|at| now.duration_since(*at) > self.policy.window)
-        {
+        while self.deaths.front().is_some_and(|at| now.duration_since(*at) > self.policy.window) {
             self.deaths.pop_front();
         }
         if self.deaths.len() >= self.policy.deaths_max {
@@ -252,10 +226,7 @@ impl Slot {
         }
         let doublings = u32::try_from(self.deaths.len() - 1).unwrap_or(u32::MAX).min(16);
         Reaction::RestartAfter(
-            self.policy
-                .backoff_first
-                .saturating_mul(1 << doublings)
-                .min(self.policy.backoff_max),
+            self.policy.backoff_first.saturating_mul(1 << doublings).min(self.policy.backoff_max),
         )
     }
 

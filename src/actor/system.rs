@@ -101,30 +101,16 @@ pub struct SystemActor {
 
 impl SystemActor {
     pub fn new(guard: ExitGuard, deps: SystemDeps) -> Self {
-        Self {
-            deps,
-            phase: Phase::Serving,
-            health: None,
-            running: None,
-            probing: false,
-            _guard: guard,
-        }
+        Self { deps, phase: Phase::Serving, health: None, running: None, probing: false, _guard: guard }
     }
 
     fn probe(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.probing, true) {
             return;
         }
-        let (work, name, job) = (
-            self.deps.work.clone(),
-            self.deps.name.clone(),
-            self.deps.job.child(PROBE_WITHIN),
-        );
-        let task = self
-            .deps
-            .job
-            .workers()
-            .spawn("probe", async move { work.probe(&name, &job).await });
+        let (work, name, job) =
+            (self.deps.work.clone(), self.deps.name.clone(), self.deps.job.child(PROBE_WITHIN));
+        let task = self.deps.job.workers().spawn("probe", async move { work.probe(&name, &job).await });
         let to = ctx.address();
         ctx.spawn(task.join().into_actor(self).map(move |health, _, _| {
             if to.try_send(HealthObserved { health }).is_err() {
@@ -134,11 +120,8 @@ impl SystemActor {
     }
 
     fn beat(&mut self) {
-        let (work, name, job) = (
-            self.deps.work.clone(),
-            self.deps.name.clone(),
-            self.deps.job.child(PROBE_WITHIN),
-        );
+        let (work, name, job) =
+            (self.deps.work.clone(), self.deps.name.clone(), self.deps.job.child(PROBE_WITHIN));
         let beat = async move {
             if let Err(error) = work.beat(&name, &job).await {
                 tracing::debug!(system = %name, %error, "no heartbeat record was written");
@@ -157,9 +140,9 @@ impl SystemActor {
             return Some(Refused::Busy { run: run.clone() });
         }
         match &self.health {
-            Some(h) if h.state == HealthState::Down => Some(Refused::Unhealthy {
-                summary: h.summary.clone(),
-            }),
+            Some(h) if h.state == HealthState::Down => {
+                Some(Refused::Unhealthy { summary: h.summary.clone() })
+            }
             _ => None,
         }
     }
@@ -231,13 +214,7 @@ impl Handler<StartBackup> for SystemActor {
         };
         self.deps.board.update(&self.deps.name, |s| s.job = Some(status));
         let me = ctx.address();
-        let actor = JobActor::new(
-            order,
-            self.deps.work.clone(),
-            job,
-            me.clone().recipient(),
-            me.recipient(),
-        );
+        let actor = JobActor::new(order, self.deps.work.clone(), job, me.clone().recipient(), me.recipient());
         self.running = Some((run.clone(), actor.start()));
         Ok(run)
     }
@@ -251,7 +228,7 @@ impl Handler<JobFinished> for SystemActor {
         let error = news.result.err();
         match &error {
             Some(error) => {
-                tracing::error!(system = %self.deps.name, run = %news.order.run, %error, "backup failed")
+                tracing::error!(system = %self.deps.name, run = %news.order.run, %error, "backup failed");
             }
             None => tracing::info!(system = %self.deps.name, run = %news.order.run, "backup finished"),
         }
@@ -267,9 +244,9 @@ impl Handler<JobStalled> for SystemActor {
 
     fn handle(&mut self, news: JobStalled, _: &mut Self::Context) {
         tracing::warn!(system = %self.deps.name, run = %news.order.run, "job makes no progress");
-        self.deps.board.update(&self.deps.name, |s| {
-            s.last_error = Some("the running job makes no progress".to_owned())
-        });
+        self.deps
+            .board
+            .update(&self.deps.name, |s| s.last_error = Some("the running job makes no progress".to_owned()));
     }
 }
 
@@ -293,10 +270,7 @@ impl Handler<Sabotage> for SystemActor {
     fn handle(&mut self, how: Sabotage, _: &mut Self::Context) {
         match how {
             Sabotage::Panic => panic!("sabotaged"),
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the point is to block the actor's thread"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "the point is to block the actor's thread")]
             Sabotage::Hang(time) => std::thread::sleep(time),
         }
     }

@@ -15,11 +15,7 @@ const TRIES: usize = 8;
 pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Applied late and in this order: an earlier change of owner or mode would undo them.
-const LAST: [&[u8]; 3] = [
-    b"security.capability",
-    b"system.posix_acl_access",
-    b"system.posix_acl_default",
-];
+const LAST: [&[u8]; 3] = [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Attributes of an open file. A file system without them has none.
 pub fn attributes_of(fd: &OwnedFd) -> io::Result<Attributes> {
@@ -96,12 +92,8 @@ pub(super) fn set(
     put: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
 ) -> io::Result<Vec<Vec<u8>>> {
     let mut refused = Vec::new();
-    let early = attributes
-        .iter()
-        .filter(|(name, _)| !LAST.contains(&name.as_slice()));
-    let late = LAST
-        .iter()
-        .filter_map(|last| attributes.iter().find(|(name, _)| name == last));
+    let early = attributes.iter().filter(|(name, _)| !LAST.contains(&name.as_slice()));
+    let late = LAST.iter().filter_map(|last| attributes.iter().find(|(name, _)| name == last));
     for (name, value) in early.chain(late) {
         match put(name, value) {
             Ok(()) => {}
@@ -113,16 +105,12 @@ pub(super) fn set(
 }
 
 pub(super) fn set_on(fd: &OwnedFd, attributes: &Attributes) -> io::Result<Vec<Vec<u8>>> {
-    set(attributes, |name, value| {
-        rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
-    })
+    set(attributes, |name, value| rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))
 }
 
 pub(super) fn set_at(parent: &OwnedFd, name: &[u8], attributes: &Attributes) -> io::Result<Vec<Vec<u8>>> {
     let path = reach(parent, name);
-    set(attributes, |name, value| {
-        rustix::fs::lsetxattr(path.as_slice(), name, value, XattrFlags::empty())
-    })
+    set(attributes, |name, value| rustix::fs::lsetxattr(path.as_slice(), name, value, XattrFlags::empty()))
 }
 
 /// Takes the ACLs off a directory, so that nothing made in it inherits them.
@@ -147,16 +135,7 @@ pub fn copy_metadata(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     }
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     set_on(to, &attributes_of(from)?)?;
-    let mtime = Timespec {
-        tv_sec: stat.st_mtime,
-        tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-    };
-    rustix::fs::futimens(
-        to,
-        &Timestamps {
-            last_access: mtime,
-            last_modification: mtime,
-        },
-    )?;
+    let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+    rustix::fs::futimens(to, &Timestamps { last_access: mtime, last_modification: mtime })?;
     Ok(())
 }

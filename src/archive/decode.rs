@@ -42,11 +42,7 @@ struct Sparse {
 
 impl<R: Read> Reader<R> {
     pub fn new(from: R) -> Self {
-        Self {
-            from,
-            left: 0,
-            fill: 0,
-        }
+        Self { from, left: 0, fill: 0 }
     }
 
     /// The next member, skipping what was not read of the one before; `None` at the end of the archive.
@@ -106,10 +102,7 @@ impl<R: Read> Reader<R> {
 
     /// The map in front of the content of a sparse file.
     fn sparse_map(&mut self, real: u64) -> Result<Vec<Extent>> {
-        let mut line = MapLines {
-            text: Vec::new(),
-            at: 0,
-        };
+        let mut line = MapLines { text: Vec::new(), at: 0 };
         let count = line.number(self)?;
         if count > EXTENTS_MAX {
             return Err(corrupt("a sparse file has too many parts"));
@@ -118,9 +111,7 @@ impl<R: Read> Reader<R> {
         let mut end = 0;
         for _ in 0..count {
             let (offset, bytes) = (line.number(self)?, line.number(self)?);
-            let stop = offset
-                .checked_add(bytes)
-                .filter(|stop| offset >= end && *stop <= real);
+            let stop = offset.checked_add(bytes).filter(|stop| offset >= end && *stop <= real);
             end = stop.ok_or_else(|| corrupt("the map of a sparse file is malformed"))?;
             extents.push(Extent { offset, bytes });
         }
@@ -215,9 +206,7 @@ fn corrupt(why: &str) -> Error {
 /// An error that the feed carried keeps its kind; an early end means a damaged archive.
 fn read_error(error: &std::io::Error) -> Error {
     if let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
-        return Error::new(inner.kind(), "read archive")
-            .retry_as(inner.retry())
-            .why(inner.to_string());
+        return Error::new(inner.kind(), "read archive").retry_as(inner.retry()).why(inner.to_string());
     }
     match error.kind() == std::io::ErrorKind::UnexpectedEof {
         true => corrupt("it ends early"),
@@ -226,13 +215,10 @@ fn read_error(error: &std::io::Error) -> Error {
 }
 
 fn check_sum(block: &Block) -> Result<()> {
-    let counted = block.iter().enumerate().map(|(n, b)| {
-        if (148..156).contains(&n) {
-            u64::from(b' ')
-        } else {
-            u64::from(*b)
-        }
-    });
+    let counted = block
+        .iter()
+        .enumerate()
+        .map(|(n, b)| if (148..156).contains(&n) { u64::from(b' ') } else { u64::from(*b) });
     if counted.sum::<u64>() == octal(&block[148..156])? {
         Ok(())
     } else {
@@ -257,14 +243,8 @@ fn base(block: &Block, extra: &Extra) -> Result<Member> {
         uid: octal(&block[108..116])? as u32,
         gid: octal(&block[116..124])? as u32,
         size: 0,
-        mtime: Time {
-            sec: octal(&block[136..148])?.cast_signed(),
-            nsec: 0,
-        },
-        link: extra
-            .long_link
-            .clone()
-            .unwrap_or_else(|| until_nul(&block[157..257]).to_vec()),
+        mtime: Time { sec: octal(&block[136..148])?.cast_signed(), nsec: 0 },
+        link: extra.long_link.clone().unwrap_or_else(|| until_nul(&block[157..257]).to_vec()),
         device: (octal(&block[329..337])? as u32, octal(&block[337..345])? as u32),
         xattrs: Vec::new(),
         sparse: None,

@@ -75,10 +75,7 @@ pub fn list(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 
 impl DirStack {
     pub fn new(root: Arc<OwnedFd>) -> Self {
-        Self {
-            root,
-            levels: Vec::new(),
-        }
+        Self { root, levels: Vec::new() }
     }
 
     pub fn root(&self) -> &Arc<OwnedFd> {
@@ -116,9 +113,7 @@ impl DirStack {
     /// Descriptor of the deepest level, opening again what was closed on the way to it.
     fn reopen(&mut self) -> io::Result<Arc<OwnedFd>> {
         let open = self.levels.iter().rposition(|l| l.fd.is_some());
-        let mut fd = open
-            .and_then(|n| self.levels[n].fd.clone())
-            .unwrap_or_else(|| self.root.clone());
+        let mut fd = open.and_then(|n| self.levels[n].fd.clone()).unwrap_or_else(|| self.root.clone());
         let first = open.map_or(0, |n| n + 1);
         for n in first..self.levels.len() {
             fd = Arc::new(open_directory(&fd, &self.levels[n].name)?);
@@ -130,10 +125,7 @@ impl DirStack {
     }
 
     fn push(&mut self, name: &[u8], fd: Arc<OwnedFd>) {
-        self.levels.push(Level {
-            name: name.to_vec(),
-            fd: Some(fd),
-        });
+        self.levels.push(Level { name: name.to_vec(), fd: Some(fd) });
         if let Some(old) = self.levels.len().checked_sub(OPEN_MAX + 1)
             && old % KEPT_EVERY != 0
         {
@@ -223,10 +215,7 @@ mod tests {
         let mut other = DirStack::new(stack.root().clone());
         assert!(other.open(&deep, Missing::Fail).is_ok());
         let half = &deep[..1999];
-        assert_eq!(
-            list(&other.open(half, Missing::Fail).unwrap()).unwrap(),
-            vec![b"d".to_vec()]
-        );
+        assert_eq!(list(&other.open(half, Missing::Fail).unwrap()).unwrap(), vec![b"d".to_vec()]);
         remove_tree(&mut other, b"d").unwrap();
         assert!(list(other.root()).unwrap().is_empty());
     }

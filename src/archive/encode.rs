@@ -42,26 +42,13 @@ pub fn encode(member: &Member, out: &mut Vec<u8>) {
         head.finish();
         out[start..start + BLOCK_BYTES].copy_from_slice(&head.0);
     }
-    let shown = if map.is_some() {
-        b"GNUSparseFile/entry".as_slice()
-    } else {
-        cut(&name, member.kind)
-    };
+    let shown = if map.is_some() { b"GNUSparseFile/entry".as_slice() } else { cut(&name, member.kind) };
     let mut head = Block::new(type_flag(member.kind), shown);
     head.octal(100..108, u64::from(member.mode & 0o7777));
-    head.octal(
-        108..116,
-        u64::from(if member.uid > ID_MAX { 0 } else { member.uid }),
-    );
-    head.octal(
-        116..124,
-        u64::from(if member.gid > ID_MAX { 0 } else { member.gid }),
-    );
+    head.octal(108..116, u64::from(if member.uid > ID_MAX { 0 } else { member.uid }));
+    head.octal(116..124, u64::from(if member.gid > ID_MAX { 0 } else { member.gid }));
     head.octal(124..136, if stored > SIZE_MAX { 0 } else { stored });
-    head.octal(
-        136..148,
-        u64::try_from(member.mtime.sec).unwrap_or(0).min(SIZE_MAX),
-    );
+    head.octal(136..148, u64::try_from(member.mtime.sec).unwrap_or(0).min(SIZE_MAX));
     head.bytes(157..157 + NAME_BYTES, &member.link);
     head.octal(329..337, u64::from(member.device.0));
     head.octal(337..345, u64::from(member.device.1));
@@ -83,11 +70,7 @@ fn cut(name: &[u8], kind: Kind) -> &[u8] {
 
 /// Directories end in `/`; the root is `./`.
 fn archive_name(member: &Member) -> Vec<u8> {
-    let mut name = if member.path.is_empty() {
-        b".".to_vec()
-    } else {
-        member.path.clone()
-    };
+    let mut name = if member.path.is_empty() { b".".to_vec() } else { member.path.clone() };
     if member.kind == Kind::Directory {
         name.push(b'/');
     }

@@ -25,11 +25,7 @@ pub struct FeedReader {
 
 pub fn feed() -> (Feeder, FeedReader) {
     let (to, from) = mpsc::channel(CHUNKS_MAX);
-    let reader = FeedReader {
-        from,
-        chunk: Bytes::new(),
-        ended: false,
-    };
+    let reader = FeedReader { from, chunk: Bytes::new(), ended: false };
     (to, reader)
 }
 
@@ -40,9 +36,7 @@ pub async fn pump(
     job: &JobContext,
 ) -> Result<()> {
     loop {
-        let item = job
-            .run("read artifact", async { stream.next().await.transpose() })
-            .await;
+        let item = job.run("read artifact", async { stream.next().await.transpose() }).await;
         let (last, message) = match item {
             Ok(Some(chunk)) => (None, Ok(Some(chunk))),
             Ok(None) => (Some(Ok(())), Ok(None)),
@@ -51,11 +45,8 @@ pub async fn pump(
                 (Some(Err(error)), Err(copy))
             }
         };
-        let sent = job
-            .run("hand on artifact", async {
-                Ok::<_, Error>(to.send(message).await.is_ok())
-            })
-            .await?;
+        let sent =
+            job.run("hand on artifact", async { Ok::<_, Error>(to.send(message).await.is_ok()) }).await?;
         match (last, sent) {
             (Some(end), _) => return end,
             (None, false) => return Ok(()),
@@ -71,10 +62,7 @@ impl FeedReader {
             Some(Ok(None)) => self.ended = true,
             Some(Err(error)) => return Err(io::Error::other(error)),
             None => {
-                return Err(io::Error::other(Error::new(
-                    ErrorKind::Cancelled,
-                    "read artifact to its end",
-                )));
+                return Err(io::Error::other(Error::new(ErrorKind::Cancelled, "read artifact to its end")));
             }
         }
         Ok(())

@@ -62,14 +62,8 @@ pub(super) fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Resul
 }
 
 fn times(member: &Member) -> Timestamps {
-    let mtime = Timespec {
-        tv_sec: member.mtime.sec,
-        tv_nsec: i64::from(member.mtime.nsec),
-    };
-    Timestamps {
-        last_access: mtime,
-        last_modification: mtime,
-    }
+    let mtime = Timespec { tv_sec: member.mtime.sec, tv_nsec: i64::from(member.mtime.nsec) };
+    Timestamps { last_access: mtime, last_modification: mtime }
 }
 
 /// Owner, mode, attributes and times of an open file or directory, in this order.
@@ -80,11 +74,7 @@ pub(super) fn dress(fd: &OwnedFd, member: &Member, owners: Owners, refused: &Ref
             rustix::fs::fchown(fd, Some(uid), Some(gid))?;
         }
         rustix::fs::fchmod(fd, Mode::from_raw_mode(member.mode))?;
-        let refused = if member.xattrs.is_empty() {
-            Vec::new()
-        } else {
-            set_on(fd, &member.xattrs)?
-        };
+        let refused = if member.xattrs.is_empty() { Vec::new() } else { set_on(fd, &member.xattrs)? };
         rustix::fs::futimens(fd, &times(member))?;
         Ok(refused)
     };
@@ -96,9 +86,7 @@ pub(super) fn dress(fd: &OwnedFd, member: &Member, owners: Owners, refused: &Ref
 }
 
 pub(super) fn failed(op: &'static str, path: &[u8], error: io::Error) -> Error {
-    Error::new(io_kind(&error), op)
-        .with("path", show(path))
-        .because(error)
+    Error::new(io_kind(&error), op).with("path", show(path)).because(error)
 }
 
 /// A part of the way that is a link or a file means that the archive leads somewhere else.
@@ -119,9 +107,7 @@ pub(super) fn read_failed(path: &[u8], error: &io::Error) -> Error {
             .with("path", show(path))
             .why(inner.to_string());
     }
-    Error::new(ErrorKind::Corrupt, "read archive member")
-        .with("path", show(path))
-        .why(error.to_string())
+    Error::new(ErrorKind::Corrupt, "read archive member").with("path", show(path)).why(error.to_string())
 }
 
 /// Metadata of what must not be opened: links, fifos, devices. A link has no mode of its own.

@@ -81,10 +81,7 @@ fn parse(value: &[u8]) -> Option<Time> {
     Some(match (negative, nsec) {
         (false, nsec) => Time { sec, nsec },
         (true, 0) => Time { sec: -sec, nsec: 0 },
-        (true, nsec) => Time {
-            sec: -sec - 1,
-            nsec: 1_000_000_000 - nsec,
-        },
+        (true, nsec) => Time { sec: -sec - 1, nsec: 1_000_000_000 - nsec },
     })
 }
 
@@ -104,40 +101,16 @@ mod tests {
 
     #[test]
     fn times_before_1970_come_back() {
-        for time in [
-            (0, 0),
-            (1, 5),
-            (-1, 0),
-            (-1, 500_000_000),
-            (-2, 1),
-            (1_700_000_000, 999_999_999),
-        ] {
-            let time = Time {
-                sec: time.0,
-                nsec: time.1,
-            };
+        for time in [(0, 0), (1, 5), (-1, 0), (-1, 500_000_000), (-2, 1), (1_700_000_000, 999_999_999)] {
+            let time = Time { sec: time.0, nsec: time.1 };
             assert_eq!(parse_time(show_time(time).as_bytes()).unwrap(), time);
         }
-        assert_eq!(
-            show_time(Time {
-                sec: -1,
-                nsec: 500_000_000
-            }),
-            "-0.500000000"
-        );
+        assert_eq!(show_time(Time { sec: -1, nsec: 500_000_000 }), "-0.500000000");
     }
 
     #[test]
     fn malformed_records_are_refused() {
-        for bad in [
-            &b"5 a=b\n"[..],
-            b"x",
-            b"99 a=b\n",
-            b"6 ab=c",
-            b"0 a=b\n",
-            b"2 a=b\n",
-            b" a=b\n",
-        ] {
+        for bad in [&b"5 a=b\n"[..], b"x", b"99 a=b\n", b"6 ab=c", b"0 a=b\n", b"2 a=b\n", b" a=b\n"] {
             assert!(records(bad).is_err(), "{}", bad.escape_ascii());
         }
     }

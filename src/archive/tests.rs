@@ -94,16 +94,8 @@ fn archives_of_gnu_tar_are_read() {
     );
     let run = |script: &str| {
         let mut shell = Command::new("sh");
-        let output = shell
-            .args(["-ec", script])
-            .current_dir(dir.path())
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = shell.args(["-ec", script]).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };
     run(&script);
@@ -132,14 +124,8 @@ fn archives_of_gnu_tar_are_read() {
             let found = seen.iter().find(|(m, _)| m.path == name.as_bytes());
             found.unwrap_or_else(|| panic!("{name} in {format}"))
         };
-        assert_eq!(
-            (find("d/f").0.uid, find("d/f").1.as_slice()),
-            (5_000_000, &b"hi\n"[..])
-        );
-        assert_eq!(
-            (find("d/h").0.kind, find("d/h").0.link.as_slice()),
-            (Kind::HardLink, &b"d/f"[..])
-        );
+        assert_eq!((find("d/f").0.uid, find("d/f").1.as_slice()), (5_000_000, &b"hi\n"[..]));
+        assert_eq!((find("d/h").0.kind, find("d/h").0.link.as_slice()), (Kind::HardLink, &b"d/f"[..]));
         assert_eq!(find(&format!("d/{long}/{long}")).1, b"x\n");
         if sparse_is_ours {
             let (sparse, content) = find("d/s");

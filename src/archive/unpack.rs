@@ -222,20 +222,14 @@ impl Unpacker {
 
     fn small<R: Read>(&mut self, parent: Arc<OwnedFd>, member: Member, reader: &mut Reader<R>) -> Result<()> {
         let mut content = vec![0; member.size as usize];
-        reader
-            .read_exact(&mut content)
-            .map_err(|e| read_failed(&member.path, &e))?;
+        reader.read_exact(&mut content).map_err(|e| read_failed(&member.path, &e))?;
         self.done.bytes += member.size;
         self.queued.insert(member.path.clone());
         if self.queued.len() > QUEUED_MAX {
             self.settle()?;
         }
         self.batch_bytes += content.len();
-        self.batch.push(Small {
-            parent,
-            member,
-            content,
-        });
+        self.batch.push(Small { parent, member, content });
         if self.batch.len() >= BATCH_FILES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             self.hand_over();
             while self.crew.queued() > BATCHES_QUEUED_MAX {
@@ -267,10 +261,7 @@ impl Unpacker {
         // a file that changed while it was read comes again under its name: the earlier must be there by then
         self.settle()?;
         let fd = create(parent, split(&member.path).1).map_err(|e| failed("make file", &member.path, e))?;
-        let whole = [Extent {
-            offset: 0,
-            bytes: member.size,
-        }];
+        let whole = [Extent { offset: 0, bytes: member.size }];
         let extents = member.sparse.as_deref().unwrap_or(&whole);
         let mut buffer = vec![0; COPY_BYTES];
         for extent in extents {
@@ -278,9 +269,7 @@ impl Unpacker {
             let end = extent.offset + extent.bytes;
             while at < end {
                 let n = usize::try_from(end - at).map_or(COPY_BYTES, |left| left.min(COPY_BYTES));
-                reader
-                    .read_exact(&mut buffer[..n])
-                    .map_err(|e| read_failed(&member.path, &e))?;
+                reader.read_exact(&mut buffer[..n]).map_err(|e| read_failed(&member.path, &e))?;
                 write_at(&fd, &buffer[..n], at).map_err(|e| failed("write file", &member.path, e))?;
                 at += n as u64;
             }
@@ -299,18 +288,13 @@ impl Unpacker {
         }
         self.settle()?;
         let (dir, target) = split(&member.link);
-        let from = self
-            .links
-            .open(dir, Missing::Fail)
-            .map_err(|e| outside(&member.link, e))?;
+        let from = self.links.open(dir, Missing::Fail).map_err(|e| outside(&member.link, e))?;
         let name = split(&member.path).1;
         if member.path == member.link {
             return Ok(());
         }
-        replacing(parent, name, || {
-            rustix::fs::linkat(&*from, target, parent, name, AtFlags::empty())
-        })
-        .map_err(|e| failed("make hard link", &member.path, e))
+        replacing(parent, name, || rustix::fs::linkat(&*from, target, parent, name, AtFlags::empty()))
+            .map_err(|e| failed("make hard link", &member.path, e))
     }
 
     fn node(&mut self, parent: &OwnedFd, name: &[u8], member: &Member, kind: FileType) -> Result<()> {
@@ -318,10 +302,8 @@ impl Unpacker {
             return self.skip(member);
         }
         let device = rustix::fs::makedev(member.device.0, member.device.1);
-        replacing(parent, name, || {
-            rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)
-        })
-        .map_err(|e| failed("make special file", &member.path, e))?;
+        replacing(parent, name, || rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device))
+            .map_err(|e| failed("make special file", &member.path, e))?;
         dress_named(parent, name, member, self.options.owners, &self.shared.refused)
     }
 

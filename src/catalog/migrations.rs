@@ -95,9 +95,7 @@ pub(super) const STEPS: &[&str] = &[
 ];
 
 fn pragma(connection: &Connection, name: &str) -> Result<i64> {
-    connection
-        .pragma_query_value(None, name, |row| row.get(0))
-        .or_db(OP)
+    connection.pragma_query_value(None, name, |row| row.get(0)).or_db(OP)
 }
 
 fn version(connection: &Connection) -> Result<usize> {
@@ -106,9 +104,8 @@ fn version(connection: &Connection) -> Result<usize> {
 }
 
 fn refuse_foreign(connection: &Connection) -> Result<()> {
-    let objects: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .or_db(OP)?;
+    let objects: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).or_db(OP)?;
     if objects > 0 && pragma(connection, "application_id")? != APPLICATION_ID {
         return Err(Error::new(ErrorKind::Config, "use this database as the catalog")
             .why("it holds something else")
@@ -121,9 +118,7 @@ fn refuse_foreign(connection: &Connection) -> Result<()> {
 pub(super) fn migrate(connection: &mut Connection, steps: &[&str]) -> Result<()> {
     refuse_foreign(connection)?;
     loop {
-        let tx = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .or_db(OP)?;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).or_db(OP)?;
         let done = version(&tx)?;
         if done > steps.len() {
             return Err(Error::new(ErrorKind::Unsupported, "open a catalog of a newer lifeboat")
@@ -135,10 +130,8 @@ pub(super) fn migrate(connection: &mut Connection, steps: &[&str]) -> Result<()>
             return Ok(());
         };
         tx.execute_batch(step).or_db("migrate catalog")?;
-        tx.pragma_update(None, "application_id", APPLICATION_ID)
-            .or_db("migrate catalog")?;
-        tx.pragma_update(None, "user_version", pragma(&tx, "user_version")? + 1)
-            .or_db("migrate catalog")?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID).or_db("migrate catalog")?;
+        tx.pragma_update(None, "user_version", pragma(&tx, "user_version")? + 1).or_db("migrate catalog")?;
         tx.commit().or_db("migrate catalog")?;
         tracing::debug!(version = done + 1, "catalog migrated");
     }
@@ -160,9 +153,8 @@ mod tests {
                 .unwrap();
             migrate(&mut connection, STEPS).unwrap();
             assert_eq!(version(&connection).unwrap(), STEPS.len());
-            let kept: i64 = connection
-                .query_row("SELECT count(*) FROM backup", [], |row| row.get(0))
-                .unwrap();
+            let kept: i64 =
+                connection.query_row("SELECT count(*) FROM backup", [], |row| row.get(0)).unwrap();
             assert_eq!(kept, 1);
             connection.execute_batch("SELECT * FROM canary").unwrap();
         }
@@ -181,10 +173,7 @@ mod tests {
     #[test]
     fn a_failing_step_leaves_the_version_before_it() {
         let mut connection = Connection::open_in_memory().unwrap();
-        let broken = [
-            STEPS[0],
-            "CREATE TABLE half (a INTEGER); CREATE TABLE run (b INTEGER);",
-        ];
+        let broken = [STEPS[0], "CREATE TABLE half (a INTEGER); CREATE TABLE run (b INTEGER);"];
         migrate(&mut connection, &broken).unwrap_err();
         assert_eq!(version(&connection).unwrap(), 1);
         assert!(connection.execute_batch("SELECT * FROM half").is_err());

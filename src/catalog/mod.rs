@@ -82,14 +82,8 @@ pub struct HeldLease {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "resource")]
 pub enum Resource {
-    Directory {
-        path: std::path::PathBuf,
-    },
-    Process {
-        pid: u32,
-        started: String,
-        program: String,
-    },
+    Directory { path: std::path::PathBuf },
+    Process { pid: u32, started: String, program: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

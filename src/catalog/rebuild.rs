@@ -43,25 +43,19 @@ pub async fn rebuild(
 ) -> Result<RebuildReport> {
     let mut report = RebuildReport::default();
     let stored = by_id(entries, &mut report);
-    let known = job
-        .run("list backups", catalog.backups(&BackupQuery::default()))
-        .await?;
+    let known = job.run("list backups", catalog.backups(&BackupQuery::default())).await?;
     let mut known: BTreeMap<BackupId, _> = known.into_iter().map(|r| (r.manifest.id.clone(), r)).collect();
 
     for (id, (manifest, destinations)) in &stored {
         let before = known.remove(id).filter(|record| record.manifest == *manifest);
-        let had: BTreeSet<DestinationName> = before
-            .iter()
-            .flat_map(|record| record.destinations.clone())
-            .collect();
+        let had: BTreeSet<DestinationName> =
+            before.iter().flat_map(|record| record.destinations.clone()).collect();
         // new copies first: a record goes with its last copy
         for destination in destinations.difference(&had) {
-            job.run("add copy", catalog.commit_backup(manifest, destination))
-                .await?;
+            job.run("add copy", catalog.commit_backup(manifest, destination)).await?;
         }
         for destination in had.difference(destinations) {
-            job.run("forget copy", catalog.forget_copy(id, destination))
-                .await?;
+            job.run("forget copy", catalog.forget_copy(id, destination)).await?;
         }
         if before.is_some() {
             report.kept += 1;
@@ -82,9 +76,8 @@ fn by_id(entries: Vec<(Manifest, DestinationName)>, report: &mut RebuildReport) 
     let mut stored = Stored::new();
     for (manifest, destination) in entries {
         let id = manifest.id.clone();
-        let (first, destinations) = stored
-            .entry(id.clone())
-            .or_insert_with(|| (manifest.clone(), BTreeSet::new()));
+        let (first, destinations) =
+            stored.entry(id.clone()).or_insert_with(|| (manifest.clone(), BTreeSet::new()));
         if *first == manifest {
             destinations.insert(destination);
         } else {
@@ -106,25 +99,16 @@ mod tests {
     use crate::runtime::Workers;
 
     fn entries(records: &[BackupRecord]) -> Vec<(Manifest, DestinationName)> {
-        records
-            .iter()
-            .flat_map(|r| r.destinations.iter().map(|d| (r.manifest.clone(), d.clone())))
-            .collect()
+        records.iter().flat_map(|r| r.destinations.iter().map(|d| (r.manifest.clone(), d.clone()))).collect()
     }
 
     async fn filled(home: &std::path::Path) -> SqliteCatalog {
         let catalog = SqliteCatalog::open(home.join("catalog.db"), Workers::new()).unwrap();
         for n in 1..=4 {
             let manifest = example_manifest("orders", n).unwrap();
-            catalog
-                .commit_backup(&manifest, &destination("near").unwrap())
-                .await
-                .unwrap();
+            catalog.commit_backup(&manifest, &destination("near").unwrap()).await.unwrap();
             if n % 2 == 0 {
-                catalog
-                    .commit_backup(&manifest, &destination("far").unwrap())
-                    .await
-                    .unwrap();
+                catalog.commit_backup(&manifest, &destination("far").unwrap()).await.unwrap();
             }
         }
         catalog
@@ -135,10 +119,7 @@ mod tests {
         let (home, job) = (tempfile::tempdir().unwrap(), JobContext::plain());
         let catalog = filled(home.path()).await;
         let id = example_manifest("orders", 2).unwrap().id;
-        catalog
-            .set_backup_state(&id, BackupState::Proven, instant(90).unwrap())
-            .await
-            .unwrap();
+        catalog.set_backup_state(&id, BackupState::Proven, instant(90).unwrap()).await.unwrap();
         let original = catalog.backups(&BackupQuery::default()).await.unwrap();
         drop(catalog);
         std::fs::remove_file(home.path().join("catalog.db")).unwrap();
@@ -149,13 +130,8 @@ mod tests {
         let report = rebuild(&catalog, storage, &job).await.unwrap();
         assert_eq!(report.added.len(), 4);
         let rebuilt = catalog.backups(&BackupQuery::default()).await.unwrap();
-        let expected: Vec<_> = original
-            .into_iter()
-            .map(|r| BackupRecord {
-                state: BackupState::Stored,
-                ..r
-            })
-            .collect();
+        let expected: Vec<_> =
+            original.into_iter().map(|r| BackupRecord { state: BackupState::Stored, ..r }).collect();
         assert_eq!(rebuilt, expected);
     }
 
@@ -171,10 +147,7 @@ mod tests {
             level: EvidenceLevel::E4,
             verdict: Verdict::Pass,
         };
-        catalog
-            .set_backup_state(&manifest(2).id, BackupState::Proven, instant(90).unwrap())
-            .await
-            .unwrap();
+        catalog.set_backup_state(&manifest(2).id, BackupState::Proven, instant(90).unwrap()).await.unwrap();
         catalog.record_proof(&manifest(2).id, &proof).await.unwrap();
 
         // 1 gained a copy and lost its first, 2 lost one copy, 3 is gone, 4 is as it was, 5 is new
@@ -191,14 +164,8 @@ mod tests {
         let report = rebuild(&catalog, storage.clone(), &job).await.unwrap();
         assert_eq!(report.added, [manifest(5).id]);
         assert_eq!(report.removed, [manifest(3).id]);
-        assert_eq!(
-            (report.kept, report.copies_added, report.copies_removed),
-            (3, 1, 2)
-        );
-        assert_eq!(
-            report.conflicting,
-            [(manifest(4).id, destination("odd").unwrap())]
-        );
+        assert_eq!((report.kept, report.copies_added, report.copies_removed), (3, 1, 2));
+        assert_eq!(report.conflicting, [(manifest(4).id, destination("odd").unwrap())]);
 
         let two = catalog.backup(&manifest(2).id).await.unwrap();
         assert_eq!((two.state, two.proof), (BackupState::Proven, Some(proof)));

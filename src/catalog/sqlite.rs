@@ -49,11 +49,7 @@ impl SqliteCatalog {
         let path = path.into();
         let connection =
             connection::connect(&path).map_err(|e| e.during("open catalog").with("path", path.display()))?;
-        Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
-            path,
-            workers,
-        })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), path, workers })
     }
 
     pub fn path(&self) -> &Path {
@@ -136,8 +132,7 @@ impl Catalog for SqliteCatalog {
 
     async fn adopt_run(&self, id: &RunId, seen_epoch: u32, owner: &Owner) -> Result<u32> {
         let (id, owner) = (id.clone(), owner.clone());
-        self.write("adopt run", move |tx| runs::adopt(tx, &id, seen_epoch, &owner))
-            .await
+        self.write("adopt run", move |tx| runs::adopt(tx, &id, seen_epoch, &owner)).await
     }
 
     async fn move_run(
@@ -149,26 +144,17 @@ impl Catalog for SqliteCatalog {
         at: Timestamp,
     ) -> Result<()> {
         let id = id.clone();
-        self.write("move run", move |tx| {
-            runs::change(tx, &id, epoch, state, &end, at)
-        })
-        .await
+        self.write("move run", move |tx| runs::change(tx, &id, epoch, state, &end, at)).await
     }
 
     async fn set_run_detail(&self, id: &RunId, epoch: u32, detail: &serde_json::Value) -> Result<()> {
         let (id, detail) = (id.clone(), detail.clone());
-        self.write("set run detail", move |tx| {
-            runs::set_detail(tx, &id, epoch, &detail)
-        })
-        .await
+        self.write("set run detail", move |tx| runs::set_detail(tx, &id, epoch, &detail)).await
     }
 
     async fn append(&self, id: &RunId, epoch: u32, event: &RunEvent, at: Timestamp) -> Result<u64> {
         let (id, event) = (id.clone(), event.clone());
-        self.write("append to journal", move |tx| {
-            runs::append(tx, &id, epoch, &event, at)
-        })
-        .await
+        self.write("append to journal", move |tx| runs::append(tx, &id, epoch, &event, at)).await
     }
 
     async fn journal(&self, id: &RunId) -> Result<Vec<JournalRecord>> {
@@ -178,10 +164,7 @@ impl Catalog for SqliteCatalog {
 
     async fn commit_backup(&self, manifest: &Manifest, destination: &DestinationName) -> Result<()> {
         let (manifest, destination) = (manifest.clone(), destination.clone());
-        self.write("commit backup", move |tx| {
-            backups::commit(tx, &manifest, &destination)
-        })
-        .await
+        self.write("commit backup", move |tx| backups::commit(tx, &manifest, &destination)).await
     }
 
     async fn backup(&self, id: &BackupId) -> Result<BackupRecord> {
@@ -191,54 +174,42 @@ impl Catalog for SqliteCatalog {
 
     async fn backups(&self, query: &BackupQuery) -> Result<Vec<BackupRecord>> {
         let query = query.clone();
-        self.read("list backups", move |tx| backups::list(tx, &query))
-            .await
+        self.read("list backups", move |tx| backups::list(tx, &query)).await
     }
 
     async fn set_backup_state(&self, id: &BackupId, state: BackupState, at: Timestamp) -> Result<()> {
         let id = id.clone();
-        self.write("set backup state", move |tx| {
-            backups::set_state(tx, &id, state, at)
-        })
-        .await
+        self.write("set backup state", move |tx| backups::set_state(tx, &id, state, at)).await
     }
 
     async fn record_proof(&self, id: &BackupId, proof: &Proof) -> Result<()> {
         let (id, proof) = (id.clone(), proof.clone());
-        self.write("record proof", move |tx| backups::record_proof(tx, &id, &proof))
-            .await
+        self.write("record proof", move |tx| backups::record_proof(tx, &id, &proof)).await
     }
 
     async fn forget_backup(&self, id: &BackupId) -> Result<()> {
         let id = id.clone();
-        self.write("forget backup", move |tx| backups::forget(tx, &id))
-            .await
+        self.write("forget backup", move |tx| backups::forget(tx, &id)).await
     }
 
     async fn forget_copy(&self, id: &BackupId, destination: &DestinationName) -> Result<()> {
         let (id, destination) = (id.clone(), destination.clone());
-        self.write("forget copy", move |tx| {
-            backups::forget_copy(tx, &id, &destination)
-        })
-        .await
+        self.write("forget copy", move |tx| backups::forget_copy(tx, &id, &destination)).await
     }
 
     async fn record_lease(&self, run: &RunId, lease: &Lease, at: Timestamp) -> Result<()> {
         let (run, lease) = (run.clone(), lease.clone());
-        self.write("record lease", move |tx| held::record_lease(tx, &run, &lease, at))
-            .await
+        self.write("record lease", move |tx| held::record_lease(tx, &run, &lease, at)).await
     }
 
     async fn keep_lease(&self, lease: &Lease) -> Result<()> {
         let lease = lease.clone();
-        self.write("keep lease", move |tx| held::keep_lease(tx, &lease))
-            .await
+        self.write("keep lease", move |tx| held::keep_lease(tx, &lease)).await
     }
 
     async fn clear_lease(&self, lease: &Lease) -> Result<()> {
         let lease = lease.clone();
-        self.write("clear lease", move |tx| held::clear_lease(tx, &lease))
-            .await
+        self.write("clear lease", move |tx| held::clear_lease(tx, &lease)).await
     }
 
     async fn leases(&self) -> Result<Vec<HeldLease>> {
@@ -253,15 +224,11 @@ impl Catalog for SqliteCatalog {
         at: Timestamp,
     ) -> Result<i64> {
         let (run, owner, resource) = (run.clone(), owner.clone(), resource.clone());
-        self.write("record resource", move |tx| {
-            held::record_resource(tx, &run, &owner, &resource, at)
-        })
-        .await
+        self.write("record resource", move |tx| held::record_resource(tx, &run, &owner, &resource, at)).await
     }
 
     async fn clear_resource(&self, id: i64) -> Result<()> {
-        self.write("clear resource", move |tx| held::clear_resource(tx, id))
-            .await
+        self.write("clear resource", move |tx| held::clear_resource(tx, id)).await
     }
 
     async fn resources(&self) -> Result<Vec<LedgerEntry>> {
@@ -270,22 +237,17 @@ impl Catalog for SqliteCatalog {
 
     async fn next_canary(&self, system: &SystemName) -> Result<u64> {
         let system = system.clone();
-        self.write("number canary", move |tx| canaries::next(tx, &system))
-            .await
+        self.write("number canary", move |tx| canaries::next(tx, &system)).await
     }
 
     async fn canary_written(&self, system: &SystemName, record: &CanaryRecord) -> Result<()> {
         let (system, record) = (system.clone(), record.clone());
-        self.write("record canary", move |tx| canaries::written(tx, &system, &record))
-            .await
+        self.write("record canary", move |tx| canaries::written(tx, &system, &record)).await
     }
 
     async fn canaries_after(&self, system: &SystemName, seq: u64, until: Timestamp) -> Result<u64> {
         let system = system.clone();
-        self.read("count canaries", move |tx| {
-            canaries::after(tx, &system, seq, until)
-        })
-        .await
+        self.read("count canaries", move |tx| canaries::after(tx, &system, seq, until)).await
     }
 }
 

@@ -27,38 +27,19 @@ impl Assess {
 }
 
 fn render(a: &Assessment) -> String {
-    let mut table = Table::new([
-        "SYSTEM",
-        "KIND",
-        "STATE",
-        "NEWEST POINT",
-        "AS OF",
-        "EXPOSURE",
-        "PROVEN",
-    ]);
+    let mut table = Table::new(["SYSTEM", "KIND", "STATE", "NEWEST POINT", "AS OF", "EXPOSURE", "PROVEN"]);
     for s in &a.systems {
         let state = format!("{:?}", s.health.state).to_lowercase();
-        let exposure = s
-            .exposure_seconds
-            .map_or_else(|| "unknown".to_owned(), |e| format!("{e} s"));
+        let exposure = s.exposure_seconds.map_or_else(|| "unknown".to_owned(), |e| format!("{e} s"));
         let (point, as_of, proven) = match &s.point {
             Some(p) => (
                 format!("{} {}", p.backup, p.state),
-                p.watermark
-                    .map_or_else(|| show_time(p.captured_at), |w| show_time(w.at)),
+                p.watermark.map_or_else(|| show_time(p.captured_at), |w| show_time(w.at)),
                 p.proven_at.map_or_else(|| "never".to_owned(), show_time),
             ),
             None => ("none".to_owned(), "-".to_owned(), "never".to_owned()),
         };
-        table.row([
-            s.name.to_string(),
-            s.kind.clone(),
-            state,
-            point,
-            as_of,
-            exposure,
-            proven,
-        ]);
+        table.row([s.name.to_string(), s.kind.clone(), state, point, as_of, exposure, proven]);
     }
     let mut text = table.render();
     for s in &a.systems {

@@ -81,9 +81,7 @@ impl Backup {
         let node = context.open_swept().await?;
         let systems = self.chosen(&node)?;
         let bars = Bars::new(&node.workers);
-        let work = systems
-            .iter()
-            .map(|system| self.one(&node, system, &bars, context));
+        let work = systems.iter().map(|system| self.one(&node, system, &bars, context));
         let results = futures_util::future::join_all(work).await;
         let mut first_error: Option<ErrorKind> = None;
         let taken: Vec<Taken> = systems
@@ -97,9 +95,7 @@ impl Backup {
                 }
             })
             .collect();
-        context
-            .output
-            .show(&serde_json::json!({ "backups": taken }), |_| render(&taken))?;
+        context.output.show(&serde_json::json!({ "backups": taken }), |_| render(&taken))?;
         Ok(first_error.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code())))
     }
 
@@ -110,10 +106,7 @@ impl Backup {
         if self.systems.is_empty() {
             return Err(Error::new(ErrorKind::Config, "back up nothing").hint("name a system, or say --all"));
         }
-        self.systems
-            .iter()
-            .map(|name| node.system(name).map(|_| name.clone()))
-            .collect()
+        self.systems.iter().map(|name| node.system(name).map(|_| name.clone())).collect()
     }
 
     async fn one(
@@ -179,16 +172,7 @@ fn failed(system: &SystemName, error: &Error) -> Taken {
 }
 
 fn render(taken: &[Taken]) -> String {
-    let mut table = Table::new([
-        "SYSTEM",
-        "BACKUP",
-        "KIND",
-        "STATE",
-        "RAW",
-        "STORED",
-        "TOOK",
-        "FINGERPRINT",
-    ]);
+    let mut table = Table::new(["SYSTEM", "BACKUP", "KIND", "STATE", "RAW", "STORED", "TOOK", "FINGERPRINT"]);
     for t in taken.iter().filter(|t| t.error.is_none()) {
         table.row([
             t.system.to_string(),
@@ -201,11 +185,7 @@ fn render(taken: &[Taken]) -> String {
             format!("{} {}", t.items, t.unit),
         ]);
     }
-    let mut text = if taken.iter().any(|t| t.error.is_none()) {
-        table.render()
-    } else {
-        String::new()
-    };
+    let mut text = if taken.iter().any(|t| t.error.is_none()) { table.render() } else { String::new() };
     for t in taken {
         for note in &t.notes {
             text.push_str(&format!("  {}: {note}\n", t.system));

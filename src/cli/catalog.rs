@@ -42,33 +42,23 @@ impl Catalog {
         for (name, storage) in &node.storages {
             let inventory = inventory(&**storage, &trusted, None, &context.job).await?;
             entries.extend(inventory.backups.into_iter().map(|m| (m, name.clone())));
-            found.refused.extend(
-                inventory
-                    .refused
-                    .iter()
-                    .map(|r| format!("{name}:{}: {}", r.key, r.error)),
-            );
+            found.refused.extend(inventory.refused.iter().map(|r| format!("{name}:{}: {}", r.key, r.error)));
             found.unfinished.extend(
-                inventory
-                    .unfinished
-                    .iter()
-                    .map(|u| format!("{name}:{} ({} objects)", u.prefix, u.objects)),
+                inventory.unfinished.iter().map(|u| format!("{name}:{} ({} objects)", u.prefix, u.objects)),
             );
         }
         found.backups = entries.len();
         let report = rebuild(&*node.catalog, entries, &context.job).await?;
-        context
-            .output
-            .show(&serde_json::json!({ "found": found, "changes": report }), |_| {
-                let mut text = format!("{} backups found in storage\n{report:?}\n", found.backups);
-                for line in &found.refused {
-                    text.push_str(&format!("REFUSED {line}\n"));
-                }
-                for line in &found.unfinished {
-                    text.push_str(&format!("unfinished {line}\n"));
-                }
-                text
-            })?;
+        context.output.show(&serde_json::json!({ "found": found, "changes": report }), |_| {
+            let mut text = format!("{} backups found in storage\n{report:?}\n", found.backups);
+            for line in &found.refused {
+                text.push_str(&format!("REFUSED {line}\n"));
+            }
+            for line in &found.unfinished {
+                text.push_str(&format!("unfinished {line}\n"));
+            }
+            text
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }

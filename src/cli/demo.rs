@@ -53,13 +53,25 @@ impl Demo {
         cleaned?;
         result.left_out = left_out;
         context.output.show(&result, render)?;
-        let passed = result.verdict == Verdict::Pass && result.systems.iter().all(|s| s.verdict == Verdict::Pass);
+        let passed =
+            result.verdict == Verdict::Pass && result.systems.iter().all(|s| s.verdict == Verdict::Pass);
         Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(ErrorKind::Unproven.exit_code()) })
     }
 }
 
 fn render(result: &DemoResult) -> String {
-    let mut table = Table::new(["SYSTEM", "KIND", "RTO", "TARGET", "RPO", "TARGET", "COMPARED", "WRITES LOST", "EVIDENCE", "VERDICT"]);
+    let mut table = Table::new([
+        "SYSTEM",
+        "KIND",
+        "RTO",
+        "TARGET",
+        "RPO",
+        "TARGET",
+        "COMPARED",
+        "WRITES LOST",
+        "EVIDENCE",
+        "VERDICT",
+    ]);
     let seconds = |s: Option<f64>| s.map_or_else(|| "unknown".to_owned(), show_seconds);
     for s in &result.systems {
         table.row([
@@ -101,7 +113,9 @@ impl Story<'_> {
         self.say_all(&fill::fill(estate, &self.job).await?)?;
         let writers = Writers::start(estate, &node, &self.job).await?;
         self.say("   an application keeps writing to all of them")?;
-        self.say("\n2. Protect: full backups, then incremental ones, compressed, encrypted, signed, read back")?;
+        self.say(
+            "\n2. Protect: full backups, then incremental ones, compressed, encrypted, signed, read back",
+        )?;
         self.back_up(&node, BackupKind::Full).await?;
         self.back_up(&node, BackupKind::Incremental).await?;
         self.say("\n3. Prove: drill the full disaster in sandboxes")?;
@@ -163,7 +177,8 @@ impl Story<'_> {
     }
 
     fn order(&self, node: &Node, mode: Mode, fault_at: Option<Timestamp>) -> Result<Order> {
-        let scenario = ScenarioName::parse("full-disaster").map_err(|e| Error::bug("name the scenario").because(e))?;
+        let scenario =
+            ScenarioName::parse("full-disaster").map_err(|e| Error::bug("name the scenario").because(e))?;
         Ok(Order {
             run: node.new_run_id(),
             scenario,
@@ -182,7 +197,13 @@ impl Story<'_> {
         for s in &outcome.measurement.systems {
             let took = s.rto.achieved.map_or_else(|| "unknown".to_owned(), |d| show_seconds(d.as_secs_f64()));
             let level = s.level.map_or_else(|| "none".to_owned(), |l| l.to_string());
-            self.say(&format!("   {:10} restored and checked in {took}: {} {} compared, {level}, {}", s.name.as_str(), s.compared, s.unit, s.verdict))?;
+            self.say(&format!(
+                "   {:10} restored and checked in {took}: {} {} compared, {level}, {}",
+                s.name.as_str(),
+                s.compared,
+                s.unit,
+                s.verdict
+            ))?;
         }
         Ok(outcome.measurement.verdict)
     }
@@ -201,12 +222,18 @@ impl Story<'_> {
         let outcome = start(node, order, Some(observer), &self.job).await?;
         drop(live);
         for step in outcome.execution.steps.iter().filter(|s| s.error.is_some()) {
-            self.say(&format!("   {} {:?}: {}", step.id, step.status, step.error.as_deref().unwrap_or_default()))?;
+            self.say(&format!(
+                "   {} {:?}: {}",
+                step.id,
+                step.status,
+                step.error.as_deref().unwrap_or_default()
+            ))?;
         }
         Ok(outcome)
     }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::new(ErrorKind::Config, "use the directory for the report").because(e))
+    std::path::absolute(path)
+        .map_err(|e| Error::new(ErrorKind::Config, "use the directory for the report").because(e))
 }

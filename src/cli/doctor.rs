@@ -35,12 +35,7 @@ struct Finding {
 
 impl Finding {
     fn new(subject: impl Into<String>, grade: Grade, found: impl Into<String>) -> Self {
-        Self {
-            subject: subject.into(),
-            grade,
-            found: found.into(),
-            way_out: None,
-        }
+        Self { subject: subject.into(), grade, found: found.into(), way_out: None }
     }
 
     fn of_error(subject: impl Into<String>, error: &Error) -> Self {
@@ -59,17 +54,9 @@ impl Doctor {
         findings.extend(destinations(&node, context).await);
         findings.extend(systems(&node, context).await);
         findings.extend(leases(&node).await?);
-        context
-            .output
-            .show(&serde_json::json!({ "findings": findings }), |_| {
-                render(&findings)
-            })?;
+        context.output.show(&serde_json::json!({ "findings": findings }), |_| render(&findings))?;
         let bad = findings.iter().any(|f| f.grade == Grade::Bad);
-        Ok(if bad {
-            ExitCode::from(ErrorKind::Unsupported.exit_code())
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(if bad { ExitCode::from(ErrorKind::Unsupported.exit_code()) } else { ExitCode::SUCCESS })
     }
 }
 
@@ -84,15 +71,8 @@ fn keys(node: &Node) -> Vec<Finding> {
         one("keys: trusted signers", node.trusted().map(drop)),
     ];
     all.push(match node.identities() {
-        Ok(_) => Finding::new(
-            "keys: identity",
-            Grade::Good,
-            "readable: this machine can restore",
-        ),
-        Err(error) => Finding {
-            grade: Grade::Warn,
-            ..Finding::of_error("keys: identity", &error)
-        },
+        Ok(_) => Finding::new("keys: identity", Grade::Good, "readable: this machine can restore"),
+        Err(error) => Finding { grade: Grade::Warn, ..Finding::of_error("keys: identity", &error) },
     });
     all
 }
@@ -102,11 +82,7 @@ fn setpriv() -> Finding {
         Some(path) => Finding::new("program setpriv", Grade::Good, path.display().to_string()),
         None => Finding {
             way_out: Some("apt-get install util-linux".to_owned()),
-            ..Finding::new(
-                "program setpriv",
-                Grade::Warn,
-                "missing: helpers may outlive a killed lifeboat",
-            )
+            ..Finding::new("program setpriv", Grade::Warn, "missing: helpers may outlive a killed lifeboat")
         },
     }
 }
@@ -115,16 +91,13 @@ async fn destinations(node: &Node, context: &Context) -> Vec<Finding> {
     let mut all = Vec::new();
     for (name, storage) in &node.storages {
         let subject = format!("destination {name}");
-        let listed = context
-            .job
-            .run("list destination", storage.list("lifeboat-doctor/", &context.job))
-            .await;
+        let listed =
+            context.job.run("list destination", storage.list("lifeboat-doctor/", &context.job)).await;
         let free = storage.free_bytes(&context.job).await.ok().flatten();
         all.push(match listed {
             Ok(_) => {
-                let free = free.map_or_else(String::new, |b| {
-                    format!(", {} free", crate::config::size::show_bytes(b))
-                });
+                let free = free
+                    .map_or_else(String::new, |b| format!(", {} free", crate::config::size::show_bytes(b)));
                 Finding::new(subject, Grade::Good, format!("{}{free}", storage.location()))
             }
             Err(error) => Finding::of_error(subject, &error),
@@ -145,12 +118,7 @@ async fn systems(node: &Node, context: &Context) -> Vec<Finding> {
                     HealthState::Down => Grade::Bad,
                 };
                 all.push(Finding::new(&subject, grade, health.summary));
-                all.extend(
-                    health
-                        .findings
-                        .into_iter()
-                        .map(|f| Finding::new(&subject, Grade::Warn, f)),
-                );
+                all.extend(health.findings.into_iter().map(|f| Finding::new(&subject, Grade::Warn, f)));
             }
             Err(error) => all.push(Finding::of_error(&subject, &error)),
         }
@@ -173,20 +141,11 @@ async fn leases(node: &Node) -> Result<Vec<Finding>> {
         .map(|h| {
             let known = node.systems.contains_key(&h.lease.system);
             let grade = if known { Grade::Good } else { Grade::Warn };
-            let text = format!(
-                "{} {} held on {} since {}",
-                h.lease.kind, h.lease.name, h.lease.system, h.since
-            );
-            let way_out = (!known).then(|| {
-                format!(
-                    "the system is no longer configured: drop {} on its server",
-                    h.lease.name
-                )
-            });
-            Finding {
-                way_out,
-                ..Finding::new("lease", grade, text)
-            }
+            let text =
+                format!("{} {} held on {} since {}", h.lease.kind, h.lease.name, h.lease.system, h.since);
+            let way_out = (!known)
+                .then(|| format!("the system is no longer configured: drop {} on its server", h.lease.name));
+            Finding { way_out, ..Finding::new("lease", grade, text) }
         })
         .collect())
 }

@@ -32,9 +32,7 @@ impl Init {
         file.write_all(TEMPLATE.as_bytes()).or_io("write config", &path)?;
         let next = "edit it, then: lifeboat keys init, lifeboat doctor, lifeboat backup --all";
         let value = serde_json::json!({ "written": path, "next": next });
-        context
-            .output
-            .show(&value, |_| format!("wrote {}\nnext: {next}", path.display()))?;
+        context.output.show(&value, |_| format!("wrote {}\nnext: {next}", path.display()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

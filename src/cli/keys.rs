@@ -38,6 +38,7 @@ enum Verb {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "two answers to two questions, as JSON")]
 struct KeyReport {
     recipients: Vec<String>,
     identities: Vec<String>,
@@ -99,15 +100,11 @@ fn report(config: &Config) -> KeyReport {
         .unwrap_or_default();
     let identities = Identities::load(&e.identity_files).map_err(&mut note).ok();
     let signing = SigningKey::load(&e.signing_key).map_err(&mut note).ok();
-    let trusted = TrustedSigners::load(&e.signers_file)
-        .map_err(&mut note)
-        .unwrap_or_default();
+    let trusted = TrustedSigners::load(&e.signers_file).map_err(&mut note).unwrap_or_default();
     findings.extend(identities.iter().flat_map(|l| l.findings.clone()));
     findings.extend(signing.iter().flat_map(|l| l.findings.clone()));
     let signer = signing.map(|l| l.keys.public_key());
-    let opens = identities
-        .as_ref()
-        .is_some_and(|l| l.keys.open_any_of(&recipients));
+    let opens = identities.as_ref().is_some_and(|l| l.keys.open_any_of(&recipients));
     if let Some(signer) = &signer
         && !trusted.trusts(signer)
     {
@@ -122,9 +119,7 @@ fn report(config: &Config) -> KeyReport {
     KeyReport {
         can_back_up: (!e.enabled || !recipients.is_empty()) && signer.is_some(),
         can_restore: (!e.enabled || opens) && !trusted.to_strings().is_empty(),
-        identities: identities
-            .map(|l| l.keys.public_keys().to_vec())
-            .unwrap_or_default(),
+        identities: identities.map(|l| l.keys.public_keys().to_vec()).unwrap_or_default(),
         trusted: trusted.to_strings(),
         recipients,
         signer,

@@ -25,14 +25,9 @@ impl List {
         if let Some(system) = &self.system {
             node.system(system)?;
         }
-        let query = BackupQuery {
-            system: self.system,
-            limit: Some(self.limit),
-        };
+        let query = BackupQuery { system: self.system, limit: Some(self.limit) };
         let lines = backups(&node, &query).await?;
-        context
-            .output
-            .show(&serde_json::json!({ "backups": lines }), |_| render(&lines))?;
+        context.output.show(&serde_json::json!({ "backups": lines }), |_| render(&lines))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -41,9 +36,8 @@ fn render(lines: &[BackupLine]) -> String {
     if lines.is_empty() {
         return "no backups; take one with `lifeboat backup --all`, or find stored ones with `lifeboat catalog rebuild`".to_owned();
     }
-    let mut table = Table::new([
-        "BACKUP", "SYSTEM", "KIND", "STATE", "TAKEN", "RAW", "STORED", "WHERE", "PROVEN",
-    ]);
+    let mut table =
+        Table::new(["BACKUP", "SYSTEM", "KIND", "STATE", "TAKEN", "RAW", "STORED", "WHERE", "PROVEN"]);
     for l in lines {
         let places: Vec<&str> = l.destinations.iter().map(DestinationName::as_str).collect();
         table.row([

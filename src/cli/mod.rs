@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::operation::{Node, lease};
 use crate::runtime::JobContext;
 use crate::system::registry::registry;
-use output::Output;
+use output::{Form, Output};
 
 pub const CONFIG_DEFAULT: &str = "lifeboat.toml";
 
@@ -137,7 +137,7 @@ impl Context {
 
 pub async fn main() -> ExitCode {
     let args = Args::parse();
-    let output = Output::new(args.json);
+    let output = Output::new(if args.json { Form::Json } else { Form::Text });
     if let Err(error) = crate::telemetry::log::install(&args.log) {
         return output.fail(&error);
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::{Error, Result, io_kind};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub enum Form {
     Text,
     Json,
 }
@@ -20,12 +20,9 @@ pub struct Output {
 }
 
 impl Output {
-    pub fn new(json: bool) -> Self {
-        Self {
-            form: if json { Form::Json } else { Form::Text },
-        }
+    pub fn new(form: Form) -> Self {
+        Self { form }
     }
-
 
     /// The result: `value` as JSON, or what `text` makes of it.
     pub fn show<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
@@ -100,12 +97,7 @@ impl Table {
     pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|r| r.get(column))
-                .map(|c| c.chars().count())
-                .max()
-                .unwrap_or(0)
+            self.rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();

@@ -27,10 +27,7 @@ pub struct Bar {
 
 impl Bars {
     pub fn new(workers: &Workers) -> Self {
-        Self {
-            all: MultiProgress::new(),
-            workers: workers.clone(),
-        }
+        Self { all: MultiProgress::new(), workers: workers.clone() }
     }
 
     pub fn watch(&self, name: &str, job: &JobContext) -> Bar {
@@ -55,10 +52,7 @@ impl Bars {
                 shown.tick();
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            #[expect(
-                unreachable_code,
-                reason = "the task is aborted with its bar; the type names its error"
-            )]
+            #[expect(unreachable_code, reason = "the task is aborted with its bar; the type names its error")]
             Ok::<(), Error>(())
         });
         Bar { bar, _watch: watch }

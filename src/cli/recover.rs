@@ -26,6 +26,7 @@ use crate::runbook::render::plan_text;
 #[command(after_help = "Examples:
   lifeboat recover full-disaster --dry-run
   lifeboat recover database-failure --in-place --reason 'disk of db1 died' --fault-at 2026-11-21T02:55:00Z")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Recover {
     scenario: ScenarioName,
     #[command(flatten)]
@@ -67,7 +68,9 @@ pub struct Common {
 }
 
 fn key_value(text: &str) -> std::result::Result<(String, String), String> {
-    text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "write name=value".to_owned())
+    text.split_once('=')
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .ok_or_else(|| "write name=value".to_owned())
 }
 
 impl Common {
@@ -102,7 +105,10 @@ impl Recover {
         let reason = match (&self.reason, self.dry_run) {
             (Some(reason), _) if !reason.trim().is_empty() => reason.clone(),
             (_, true) => String::new(),
-            _ => return Err(Error::new(ErrorKind::Config, "recover without a reason").hint("say --reason '...'; it goes into the report")),
+            _ => {
+                return Err(Error::new(ErrorKind::Config, "recover without a reason")
+                    .hint("say --reason '...'; it goes into the report"));
+            }
         };
         Ok(Order {
             run: node.new_run_id(),
@@ -142,8 +148,12 @@ pub fn finish(outcome: &Outcome, context: &Context) -> Result<ExitCode> {
 
 /// The table of a finished recovery or drill.
 pub fn table(outcome: &Outcome) -> String {
-    let mut table = Table::new(["SYSTEM", "KIND", "RTO", "TARGET", "RPO", "TARGET", "COMPARED", "LOST", "EVIDENCE", "VERDICT"]);
-    let seconds = |d: Option<std::time::Duration>, none: &str| d.map_or_else(|| none.to_owned(), |d| show_seconds(d.as_secs_f64()));
+    let mut table = Table::new([
+        "SYSTEM", "KIND", "RTO", "TARGET", "RPO", "TARGET", "COMPARED", "LOST", "EVIDENCE", "VERDICT",
+    ]);
+    let seconds = |d: Option<std::time::Duration>, none: &str| {
+        d.map_or_else(|| none.to_owned(), |d| show_seconds(d.as_secs_f64()))
+    };
     for s in &outcome.measurement.systems {
         table.row([
             s.name.to_string(),
@@ -165,7 +175,12 @@ fn render(outcome: &Outcome) -> String {
     let e = &outcome.execution;
     let mut text = table(outcome);
     for step in e.steps.iter().filter(|s| s.error.is_some()) {
-        text.push_str(&format!("\n{} {:?}: {}", step.id, step.status, step.error.as_deref().unwrap_or_default()));
+        text.push_str(&format!(
+            "\n{} {:?}: {}",
+            step.id,
+            step.status,
+            step.error.as_deref().unwrap_or_default()
+        ));
         if let Some(hint) = &step.hint {
             text.push_str(&format!("\n  try: {hint}"));
         }
@@ -174,11 +189,20 @@ fn render(outcome: &Outcome) -> String {
         text.push_str(&format!("\nwaiting {}: {}", waiting.step, waiting.why));
     }
     if !e.state.is_final() {
-        text.push_str(&format!("\nthe run is {}: lifeboat runs show {}, then lifeboat runs resume {}", e.state, e.run, e.run));
+        text.push_str(&format!(
+            "\nthe run is {}: lifeboat runs show {}, then lifeboat runs resume {}",
+            e.state, e.run, e.run
+        ));
     }
     let ended = e.ended_at.map(show_time).unwrap_or_default();
-    let level = outcome.measurement.level.map_or_else(|| "no evidence".to_owned(), |l| format!("{l}: {}", l.meaning()));
-    text.push_str(&format!("\nVERDICT {}  ({level})  run {} {} {ended}", outcome.measurement.verdict, e.run, e.state));
+    let level = outcome
+        .measurement
+        .level
+        .map_or_else(|| "no evidence".to_owned(), |l| format!("{l}: {}", l.meaning()));
+    text.push_str(&format!(
+        "\nVERDICT {}  ({level})  run {} {} {ended}",
+        outcome.measurement.verdict, e.run, e.state
+    ));
     for file in &outcome.files {
         text.push_str(&format!("\nreport  {}", file.display()));
     }

@@ -67,11 +67,7 @@ struct PlanView {
 
 impl Restore {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let node = if self.flags.dry_run {
-            context.open()?
-        } else {
-            context.open_swept().await?
-        };
+        let node = if self.flags.dry_run { context.open()? } else { context.open_swept().await? };
         let order = self.order(&node).await?;
         if self.flags.dry_run {
             let view = view(&order, plan(&node, &order, &context.job).await?);
@@ -105,7 +101,9 @@ impl Restore {
                 })?
             }
             (None, None) => {
-                return Err(Error::new(ErrorKind::Config, "restore nothing").hint("name a backup or --system"));
+                return Err(
+                    Error::new(ErrorKind::Config, "restore nothing").hint("name a backup or --system")
+                );
             }
         };
         let place = match &self.to {
@@ -120,19 +118,9 @@ impl Restore {
             run: node.new_run_id(),
             backup,
             place,
-            existing: if self.flags.overwrite {
-                Existing::Replace
-            } else {
-                Existing::Refuse
-            },
-            safety: if self.flags.no_safety_backup {
-                Safety::Waived
-            } else {
-                Safety::BackupFirst
-            },
-            selection: Selection {
-                patterns: self.only.clone(),
-            },
+            existing: if self.flags.overwrite { Existing::Replace } else { Existing::Refuse },
+            safety: if self.flags.no_safety_backup { Safety::Waived } else { Safety::BackupFirst },
+            selection: Selection { patterns: self.only.clone() },
         })
     }
 }
@@ -157,11 +145,7 @@ fn render_plan(view: &PlanView) -> String {
         view.system,
         show_bytes(view.bytes)
     );
-    let lists = [
-        ("do", &view.actions),
-        ("MISSING", &view.missing),
-        ("UNKNOWN", &view.unknown),
-    ];
+    let lists = [("do", &view.actions), ("MISSING", &view.missing), ("UNKNOWN", &view.unknown)];
     for (name, lines) in lists {
         for line in lines {
             let _infallible = writeln!(text, "  {name:8} {line}");

@@ -36,10 +36,13 @@ impl Runbook {
         let library = library::load(&config)?;
         match self.verb {
             Verb::List | Verb::Check => {
-                let runbooks: BTreeMap<_, _> = library.runbooks.iter().map(|(n, r)| (n.to_string(), r.title.clone())).collect();
-                let scenarios: BTreeMap<_, _> = library.scenarios.iter().map(|(n, s)| (n.to_string(), s.title.clone())).collect();
+                let runbooks: BTreeMap<_, _> =
+                    library.runbooks.iter().map(|(n, r)| (n.to_string(), r.title.clone())).collect();
+                let scenarios: BTreeMap<_, _> =
+                    library.scenarios.iter().map(|(n, s)| (n.to_string(), s.title.clone())).collect();
                 let warnings: Vec<String> = library.warnings.iter().map(ToString::to_string).collect();
-                let value = serde_json::json!({ "runbooks": runbooks, "scenarios": scenarios, "warnings": warnings });
+                let value =
+                    serde_json::json!({ "runbooks": runbooks, "scenarios": scenarios, "warnings": warnings });
                 context.output.show(&value, |_| {
                     let mut table = Table::new(["WHAT", "NAME", "TITLE"]);
                     for (name, title) in &scenarios {

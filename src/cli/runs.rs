@@ -118,15 +118,18 @@ async fn show(context: &Context, run: &RunId) -> Result<ExitCode> {
     let node = context.open()?;
     let record = node.catalog.run(run).await?;
     let journal = node.catalog.journal(run).await?;
-    context.output.show(&serde_json::json!({ "run": line(&record), "detail": record.detail, "journal": journal }), |_| {
-        let mut text = render(std::slice::from_ref(&record));
-        for r in &journal {
-            let event = serde_json::to_string(&r.event).unwrap_or_default();
-            let shown: String = event.chars().take(160).collect();
-            text.push_str(&format!("\n{:>4} {} epoch {} {shown}", r.seq, show_time(r.at), r.epoch));
-        }
-        text
-    })?;
+    context.output.show(
+        &serde_json::json!({ "run": line(&record), "detail": record.detail, "journal": journal }),
+        |_| {
+            let mut text = render(std::slice::from_ref(&record));
+            for r in &journal {
+                let event = serde_json::to_string(&r.event).unwrap_or_default();
+                let shown: String = event.chars().take(160).collect();
+                text.push_str(&format!("\n{:>4} {} epoch {} {shown}", r.seq, show_time(r.at), r.epoch));
+            }
+            text
+        },
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -156,12 +159,16 @@ async fn decide(context: &Context, deed: &Deed, decision: Option<Decision>) -> R
 
 async fn waiting(node: &Node, run: &RunId) -> Result<Journal> {
     let record = node.catalog.run(run).await?;
-    let may_decide = record.kind == RunKind::Recover && matches!(record.state, RunState::Paused | RunState::Interrupted);
+    let may_decide =
+        record.kind == RunKind::Recover && matches!(record.state, RunState::Paused | RunState::Interrupted);
     if !may_decide {
         return Err(Error::new(ErrorKind::Conflict, "decide about a run that does not wait")
             .with("run", run)
             .with("state", record.state)
-            .hint(format!("only a paused or interrupted recovery waits for people; this process is {}", own_identity().pid)));
+            .hint(format!(
+                "only a paused or interrupted recovery waits for people; this process is {}",
+                own_identity().pid
+            )));
     }
     Ok(Journal { catalog: node.catalog.clone(), run: run.clone(), epoch: record.epoch })
 }

@@ -16,11 +16,14 @@ impl Serve {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let node = context.open_swept().await?;
         let daemon = Daemon::start(&node);
-        let faces = web::Faces { node: node.clone(), board: daemon.board.clone(), started_at: node.clock.now() };
+        let faces =
+            web::Faces { node: node.clone(), board: daemon.board.clone(), started_at: node.clock.now() };
         let server = web::start(faces)?;
         let handle = server.handle();
         let address = node.config.server.listen;
-        context.output.note(&format!("lifeboat serves {} systems, status on http://{address}/", node.systems.len()))?;
+        context
+            .output
+            .note(&format!("lifeboat serves {} systems, status on http://{address}/", node.systems.len()))?;
         tokio::select! {
             () = context.job.token().cancelled() => {}
             ended = server => {

@@ -29,9 +29,7 @@ impl Show {
         };
         context
             .output
-            .show(&serde_json::json!({ "backup": record, "chain": links }), |_| {
-                render(&record, &links)
-            })?;
+            .show(&serde_json::json!({ "backup": record, "chain": links }), |_| render(&record, &links))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -57,19 +55,11 @@ fn render(record: &BackupRecord, chain: &[String]) -> String {
     };
     line(
         "watermark",
-        m.captured.watermark.map_or_else(
-            || "unknown".to_owned(),
-            |w| format!("{} ({:?})", show_time(w.at), w.source),
-        ),
+        m.captured
+            .watermark
+            .map_or_else(|| "unknown".to_owned(), |w| format!("{} ({:?})", show_time(w.at), w.source)),
     );
-    line(
-        "size",
-        format!(
-            "{} raw, {} stored",
-            show_bytes(m.raw_bytes()),
-            show_bytes(m.stored_bytes())
-        ),
-    );
+    line("size", format!("{} raw, {} stored", show_bytes(m.raw_bytes()), show_bytes(m.stored_bytes())));
     line(
         "fingerprint",
         format!(
@@ -82,26 +72,13 @@ fn render(record: &BackupRecord, chain: &[String]) -> String {
     line("chain", chain.join(" -> "));
     line(
         "at",
-        record
-            .destinations
-            .iter()
-            .map(|d| format!("{d}:{}", m.prefix()))
-            .collect::<Vec<_>>()
-            .join(", "),
+        record.destinations.iter().map(|d| format!("{d}:{}", m.prefix())).collect::<Vec<_>>().join(", "),
     );
     line(
         "proof",
         record.proof.as_ref().map_or_else(
             || "never restored".to_owned(),
-            |p| {
-                format!(
-                    "{} {} on {} in run {}",
-                    p.level,
-                    p.verdict,
-                    show_time(p.at),
-                    p.run
-                )
-            },
+            |p| format!("{} {} on {} in run {}", p.level, p.verdict, show_time(p.at), p.run),
         ),
     );
     for note in &m.captured.notes {

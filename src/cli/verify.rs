@@ -47,45 +47,24 @@ impl Verify {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let node = context.open()?;
         let backups = if self.backups.is_empty() || self.all {
-            let query = BackupQuery {
-                system: self.system.clone(),
-                limit: if self.all { None } else { Some(1) },
-            };
-            node.catalog
-                .backups(&query)
-                .await?
-                .into_iter()
-                .map(|r| r.manifest.id)
-                .collect()
+            let query =
+                BackupQuery { system: self.system.clone(), limit: if self.all { None } else { Some(1) } };
+            node.catalog.backups(&query).await?.into_iter().map(|r| r.manifest.id).collect()
         } else {
             self.backups.clone()
         };
-        let depth = if self.depth.deep {
-            Depth::Decoded
-        } else {
-            Depth::Stored
-        };
+        let depth = if self.depth.deep { Depth::Decoded } else { Depth::Stored };
         let bars = Bars::new(&node.workers);
         let mut all = Vec::new();
         for backup in backups {
             let job = context.job.fresh_child();
             let _bar = bars.watch(backup.as_str(), &job);
             let verification = verify_backup(&node, &backup, depth, &job).await?;
-            all.push(Verified {
-                green: !verification.is_red(),
-                backup,
-                verification,
-            });
+            all.push(Verified { green: !verification.is_red(), backup, verification });
         }
-        context
-            .output
-            .show(&serde_json::json!({ "verified": all }), |_| render(&all))?;
+        context.output.show(&serde_json::json!({ "verified": all }), |_| render(&all))?;
         let red = all.iter().any(|v| !v.green);
-        Ok(if red {
-            ExitCode::from(ErrorKind::Corrupt.exit_code())
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(if red { ExitCode::from(ErrorKind::Corrupt.exit_code()) } else { ExitCode::SUCCESS })
     }
 }
 

@@ -105,20 +105,14 @@ impl Config {
     }
 
     pub fn system(&self, name: &str) -> Result<&SystemConfig> {
-        self.systems
-            .iter()
-            .find(|(n, _)| n.as_str() == name)
-            .map(|(_, s)| s)
-            .ok_or_else(|| {
-                let known: Vec<&str> = self.systems.keys().map(SystemName::as_str).collect();
-                Error::new(ErrorKind::NotFound, "find system")
-                    .with("system", name)
-                    .hint(format!(
-                        "systems in {}: {}",
-                        self.file.display(),
-                        known.join(", ")
-                    ))
-            })
+        self.systems.iter().find(|(n, _)| n.as_str() == name).map(|(_, s)| s).ok_or_else(|| {
+            let known: Vec<&str> = self.systems.keys().map(SystemName::as_str).collect();
+            Error::new(ErrorKind::NotFound, "find system").with("system", name).hint(format!(
+                "systems in {}: {}",
+                self.file.display(),
+                known.join(", ")
+            ))
+        })
     }
 }
 
@@ -134,11 +128,7 @@ mod tests {
             let bare = line.trim_start_matches("# ");
             let is_option =
                 bare.starts_with('[') || bare.split_once(" = ").is_some_and(|(k, _)| !k.contains(' '));
-            if line.starts_with("# ") && is_option {
-                bare.to_owned()
-            } else {
-                line.to_owned()
-            }
+            if line.starts_with("# ") && is_option { bare.to_owned() } else { line.to_owned() }
         };
         EXAMPLE.lines().map(option).collect::<Vec<_>>().join("\n")
     }
@@ -183,9 +173,8 @@ mod tests {
             [systems.x]
             kind = "oracle"
         "#;
-        let error = Config::parse(text, Path::new("/etc/l.toml"), &Registry::default())
-            .unwrap_err()
-            .to_string();
+        let error =
+            Config::parse(text, Path::new("/etc/l.toml"), &Registry::default()).unwrap_err().to_string();
         for part in [
             "pipeline.compression_level: 30",
             "pipeline.segment_size",
@@ -199,12 +188,9 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
-        let error = Config::parse(
-            "[server]\nlissten = \"x\"",
-            Path::new("/etc/l.toml"),
-            &Registry::default(),
-        )
-        .unwrap_err();
+        let error =
+            Config::parse("[server]\nlissten = \"x\"", Path::new("/etc/l.toml"), &Registry::default())
+                .unwrap_err();
         assert!(error.to_string().contains("lissten"), "{error}");
         assert_eq!(error.kind(), ErrorKind::Config);
     }

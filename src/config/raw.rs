@@ -107,12 +107,7 @@ pub struct RawPipeline {
 
 impl Default for RawPipeline {
     fn default() -> Self {
-        Self {
-            segment_size: "32MiB".to_owned(),
-            compression_level: 3,
-            workers: 0,
-            verify_after_backup: true,
-        }
+        Self { segment_size: "32MiB".to_owned(), compression_level: 3, workers: 0, verify_after_backup: true }
     }
 }
 
@@ -127,10 +122,7 @@ pub struct RawSandbox {
 
 impl Default for RawSandbox {
     fn default() -> Self {
-        Self {
-            dir: PathBuf::from("/var/tmp/lifeboat-sandbox"),
-            user: "nobody".to_owned(),
-        }
+        Self { dir: PathBuf::from("/var/tmp/lifeboat-sandbox"), user: "nobody".to_owned() }
     }
 }
 

@@ -11,17 +11,13 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "GiB" => 1 << 30,
         "TiB" => 1 << 40,
         _ => {
-            return Err(format!(
-                "`{text}` is not a size: write 65536, 64KiB, 32MiB or 1GiB"
-            ));
+            return Err(format!("`{text}` is not a size: write 65536, 64KiB, 32MiB or 1GiB"));
         }
     };
     let number = text[..split]
         .parse::<u64>()
         .map_err(|_| format!("`{text}` is not a size: it begins with no number"))?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| format!("`{text}` is too large"))
+    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
 }
 
 /// For people: three significant digits and a binary unit.

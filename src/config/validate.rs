@@ -47,20 +47,13 @@ impl Problems<'_> {
     }
 
     fn absolute(&self, path: &Path) -> PathBuf {
-        if path.is_absolute() {
-            path.to_path_buf()
-        } else {
-            self.base.join(path)
-        }
+        if path.is_absolute() { path.to_path_buf() } else { self.base.join(path) }
     }
 }
 
 pub fn validate(raw: RawConfig, file: &Path, registry: &Registry) -> Result<Config> {
     let base = file.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let mut problems = Problems {
-        found: Vec::new(),
-        base: &base,
-    };
+    let mut problems = Problems { found: Vec::new(), base: &base };
     let state_dir = problems.absolute(&raw.lifeboat.state_dir);
     let destinations = destinations(raw.destinations, &mut problems);
     let config = Config {
@@ -95,9 +88,7 @@ fn server(raw: &RawServer, problems: &mut Problems<'_>) -> ServerConfig {
         .parse()
         .map_err(|_| format!("`{}` is not an address and port like 127.0.0.1:8470", raw.listen));
     ServerConfig {
-        listen: problems
-            .take("server.listen", listen)
-            .unwrap_or_else(|| ([127, 0, 0, 1], 8470).into()),
+        listen: problems.take("server.listen", listen).unwrap_or_else(|| ([127, 0, 0, 1], 8470).into()),
         probe_interval: problems.duration("server.probe_interval", &raw.probe_interval),
         shutdown_grace: problems.duration("server.shutdown_grace", &raw.shutdown_grace),
     }
@@ -121,17 +112,13 @@ fn encryption(raw: RawEncryption, state_dir: &Path, problems: &Problems<'_>) -> 
 }
 
 fn pipeline(raw: &RawPipeline, problems: &mut Problems<'_>) -> PipelineConfig {
-    let size = problems
-        .take("pipeline.segment_size", parse_bytes(&raw.segment_size))
-        .unwrap_or(SEGMENT_BYTES_MIN);
+    let size =
+        problems.take("pipeline.segment_size", parse_bytes(&raw.segment_size)).unwrap_or(SEGMENT_BYTES_MIN);
     if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&size) {
         problems.add("pipeline.segment_size", "is not in 64KiB..256MiB");
     }
     if !COMPRESSION_LEVELS.contains(&raw.compression_level) {
-        problems.add(
-            "pipeline.compression_level",
-            format!("{} is not in 1..=19", raw.compression_level),
-        );
+        problems.add("pipeline.compression_level", format!("{} is not in 1..=19", raw.compression_level));
     }
     PipelineConfig {
         segment_bytes: size,
@@ -158,9 +145,7 @@ fn destinations(raw: BTreeMap<String, RawDestination>, problems: &mut Problems<'
     for (name, destination) in raw {
         let path = format!("destinations.{name}");
         let destination = match destination {
-            RawDestination::Local { path } => RawDestination::Local {
-                path: problems.absolute(&path),
-            },
+            RawDestination::Local { path } => RawDestination::Local { path: problems.absolute(&path) },
             s3 @ RawDestination::S3 { .. } => s3,
         };
         if let Some(name) = problems.take(path, DestinationName::parse(name)) {
@@ -179,10 +164,7 @@ fn known_destination(
     let found = destinations.keys().find(|d| d.as_str() == name).cloned();
     if found.is_none() {
         let known: Vec<&str> = destinations.keys().map(DestinationName::as_str).collect();
-        problems.add(
-            path,
-            format!("`{name}` is not a destination; known: {}", known.join(", ")),
-        );
+        problems.add(path, format!("`{name}` is not a destination; known: {}", known.join(", ")));
     }
     found
 }
@@ -201,10 +183,7 @@ fn tiers(
             .filter_map(|d| known_destination(&format!("{path}.destinations"), d, destinations, problems))
             .collect::<Vec<_>>();
         if tier.destinations.is_empty() {
-            problems.add(
-                format!("{path}.destinations"),
-                "is empty: name at least one destination",
-            );
+            problems.add(format!("{path}.destinations"), "is empty: name at least one destination");
         }
         if tier.schedule.split_ascii_whitespace().count() != 5 {
             problems.add(
@@ -212,10 +191,7 @@ fn tiers(
                 format!("`{}` is not a cron expression of five fields", tier.schedule),
             );
         }
-        let keep_for = tier
-            .keep_for
-            .as_deref()
-            .map(|t| problems.duration(format!("{path}.keep_for"), t));
+        let keep_for = tier.keep_for.as_deref().map(|t| problems.duration(format!("{path}.keep_for"), t));
         if let Some(name) = problems.take(path, TierName::parse(name)) {
             let tier = Tier {
                 name: name.clone(),
@@ -257,18 +233,13 @@ fn system(
     match registry.check(&raw.kind, raw.settings.clone()) {
         Ok(found) => {
             for p in found {
-                let key = if p.key.is_empty() {
-                    String::new()
-                } else {
-                    format!(".{}", p.key)
-                };
+                let key = if p.key.is_empty() { String::new() } else { format!(".{}", p.key) };
                 problems.add(format!("{path}.settings{key}"), p.message);
             }
         }
-        Err(error) => problems.add(
-            format!("{path}.kind"),
-            format!("{error}; {}", error.advice().unwrap_or_default()),
-        ),
+        Err(error) => {
+            problems.add(format!("{path}.kind"), format!("{error}; {}", error.advice().unwrap_or_default()));
+        }
     }
     for (n, check) in raw.checks.iter().enumerate() {
         self::check(&format!("{path}.checks[{n}]"), check, problems);

@@ -36,9 +36,13 @@ impl Estate {
     /// Makes directories, scripts, keys and config; starts no server yet.
     pub fn prepare(job: &JobContext) -> Result<Self> {
         let parent = Path::new("/var/tmp");
-        let home = tempfile::Builder::new().prefix("lifeboat-demo-").tempdir_in(parent).or_io("make directory", parent)?;
+        let home = tempfile::Builder::new()
+            .prefix("lifeboat-demo-")
+            .tempdir_in(parent)
+            .or_io("make directory", parent)?;
         // the servers' account must be able to pass through
-        std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).or_io("open directory", home.path())?;
+        std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711))
+            .or_io("open directory", home.path())?;
         let account = Account::for_servers("nobody")?;
         let mut left_out = Vec::new();
         let postgres_port = usable("postgres", "postgresql", &mut left_out).then(free_port).transpose()?;
@@ -48,11 +52,13 @@ impl Estate {
             app::private_dir(&estate.path(dir))?;
         }
         for dir in ["sandbox", "bin"] {
-            std::fs::set_permissions(estate.path(dir), std::fs::Permissions::from_mode(0o711)).or_io("open directory", &estate.path(dir))?;
+            std::fs::set_permissions(estate.path(dir), std::fs::Permissions::from_mode(0o711))
+                .or_io("open directory", &estate.path(dir))?;
         }
         keys::generate(&estate.path("keys"), job.now())?;
         estate.write_scripts()?;
-        std::fs::write(estate.config_file(), estate.config_text()).or_io("write config", &estate.config_file())?;
+        std::fs::write(estate.config_file(), estate.config_text())
+            .or_io("write config", &estate.config_file())?;
         Ok(estate)
     }
 
@@ -84,7 +90,8 @@ impl Estate {
             let data = self.postgres_data();
             self.server_dir(&data)?;
             let engine = node.system(&name(POSTGRES)?)?;
-            let sandboxing = engine.sandboxing().ok_or_else(|| Error::bug("start PostgreSQL for the demo"))?;
+            let sandboxing =
+                engine.sandboxing().ok_or_else(|| Error::bug("start PostgreSQL for the demo"))?;
             sandboxing.initialise(&data, self.account.as_ref(), job).await?;
             self.script("postgres", "start", job).await?;
         }
@@ -164,7 +171,8 @@ impl Estate {
              signing_key = \"keys/signing.key\"\nsigners_file = \"keys/signers.txt\"\n\n[sandbox]\ndir = \"{home}/sandbox\"\n\n\
              [destinations.local]\ntype = \"local\"\npath = \"backups\"\n"
         );
-        let account = self.account.as_ref().map_or_else(String::new, |a| format!("account = \"{}\"\n", a.name));
+        let account =
+            self.account.as_ref().map_or_else(String::new, |a| format!("account = \"{}\"\n", a.name));
         if let Some(port) = self.postgres_port {
             let data = self.postgres_data();
             let _infallible = write!(

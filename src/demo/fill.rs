@@ -38,7 +38,9 @@ pub async fn fill(estate: &Estate, job: &JobContext) -> Result<Vec<String>> {
 pub async fn connect(port: u16, database: &str, job: &JobContext) -> Result<tokio_postgres::Client> {
     let text = format!("host=127.0.0.1 port={port} user=postgres dbname={database}");
     let connecting = async {
-        tokio_postgres::connect(&text, tokio_postgres::NoTls).await.map_err(failed("connect to the demo's PostgreSQL"))
+        tokio_postgres::connect(&text, tokio_postgres::NoTls)
+            .await
+            .map_err(failed("connect to the demo's PostgreSQL"))
     };
     let (client, connection) = job.run("connect", connecting).await?;
     job.workers()
@@ -77,7 +79,11 @@ async fn postgres(port: u16, job: &JobContext) -> Result<String> {
         bytes += size;
     }
     client.batch_execute("create index on lines (md5(line)); analyze").await.map_err(&sql)?;
-    Ok(format!("PostgreSQL  {rows} rows: the lines of {} files ({}) of unicode-data and iso-codes", texts.len(), show_bytes(bytes)))
+    Ok(format!(
+        "PostgreSQL  {rows} rows: the lines of {} files ({}) of unicode-data and iso-codes",
+        texts.len(),
+        show_bytes(bytes)
+    ))
 }
 
 async fn copy_lines(client: &tokio_postgres::Client, file: i32, path: &Path) -> Result<usize> {
@@ -101,7 +107,8 @@ async fn copy_lines(client: &tokio_postgres::Client, file: i32, path: &Path) -> 
 async fn redis(port: u16, job: &JobContext) -> Result<String> {
     let said = failed::<redis::RedisError>("fill Redis");
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).map_err(&said)?;
-    let mut connection = job.run("connect", async { client.get_multiplexed_async_connection().await.map_err(&said) }).await?;
+    let mut connection =
+        job.run("connect", async { client.get_multiplexed_async_connection().await.map_err(&said) }).await?;
     let mut keys = 0;
     let characters = source::lines(Path::new("/usr/share/unicode/UnicodeData.txt")).unwrap_or_default();
     for batch in characters.chunks(REDIS_BATCH) {
@@ -125,7 +132,10 @@ async fn redis(port: u16, job: &JobContext) -> Result<String> {
         pipe.expire(format!("zone:{}", path.display()), 86_400).ignore();
     }
     job.run("fill Redis", async { pipe.query_async::<()>(&mut connection).await.map_err(&said) }).await?;
-    Ok(format!("Redis       {keys} characters of unicode-data as hashes and sets, {} time zones of tzdata with a TTL", zones.len()))
+    Ok(format!(
+        "Redis       {keys} characters of unicode-data as hashes and sets, {} time zones of tzdata with a TTL",
+        zones.len()
+    ))
 }
 
 fn sqlite(path: &Path) -> Result<String> {
@@ -144,14 +154,20 @@ fn sqlite(path: &Path) -> Result<String> {
         let mut insert = transaction.prepare("insert into lines values (?1, ?2, ?3)").map_err(&sql)?;
         for (path, size) in &texts {
             for (n, line) in source::lines(path)?.iter().enumerate() {
-                insert.execute((path.display().to_string(), i64::try_from(n).unwrap_or(i64::MAX), line)).map_err(&sql)?;
+                insert
+                    .execute((path.display().to_string(), i64::try_from(n).unwrap_or(i64::MAX), line))
+                    .map_err(&sql)?;
                 rows += 1;
             }
             bytes += size;
         }
     }
     transaction.commit().map_err(&sql)?;
-    Ok(format!("SQLite      {rows} rows: the lines of {} files ({}) of iso-codes and perl-modules", texts.len(), show_bytes(bytes)))
+    Ok(format!(
+        "SQLite      {rows} rows: the lines of {} files ({}) of iso-codes and perl-modules",
+        texts.len(),
+        show_bytes(bytes)
+    ))
 }
 
 fn files(tree: &Path) -> Result<String> {

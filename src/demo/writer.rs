@@ -36,7 +36,8 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(e: E) -> Error {
 fn sqlite(path: &Path) -> Result<u64> {
     let db = Connection::open(path).map_err(failed)?;
     db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
-    db.execute("insert into notes (at, text) values (datetime('now'), hex(randomblob(16)))", ()).map_err(failed)?;
+    db.execute("insert into notes (at, text) values (datetime('now'), hex(randomblob(16)))", ())
+        .map_err(failed)?;
     Ok(db.last_insert_rowid().unsigned_abs())
 }
 
@@ -55,7 +56,11 @@ impl Writers {
                 let client = client.clone();
                 Box::pin(async move {
                     let sql = "insert into orders (item) values (md5(random()::text)) returning id";
-                    client.query_one(sql, &[]).await.map(|r| r.get::<_, i64>(0).unsigned_abs()).map_err(failed)
+                    client
+                        .query_one(sql, &[])
+                        .await
+                        .map(|r| r.get::<_, i64>(0).unsigned_abs())
+                        .map_err(failed)
                 })
             })?;
         }
@@ -143,24 +148,32 @@ pub async fn newest(estate: &Estate, system: &SystemName, job: &JobContext) -> R
     match (system.as_str(), estate.postgres_port, estate.redis_port) {
         (POSTGRES, Some(port), _) => {
             let client = fill::connect(port, "demo", job).await?;
-            let row = client.query_one("select coalesce(max(id), 0) from orders", &[]).await.map_err(failed)?;
+            let row =
+                client.query_one("select coalesce(max(id), 0) from orders", &[]).await.map_err(failed)?;
             Ok(row.get::<_, i64>(0).unsigned_abs())
         }
         (REDIS, _, Some(port)) => {
             let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).map_err(failed)?;
             let mut connection = client.get_multiplexed_async_connection().await.map_err(failed)?;
-            let n: Option<u64> = redis::cmd("GET").arg("app:sequence").query_async(&mut connection).await.map_err(failed)?;
+            let n: Option<u64> =
+                redis::cmd("GET").arg("app:sequence").query_async(&mut connection).await.map_err(failed)?;
             Ok(n.unwrap_or(0))
         }
         (SQLITE, _, _) => {
             let db = Connection::open(estate.sqlite_file()).map_err(failed)?;
-            db.query_row("select coalesce(max(id), 0) from notes", (), |r| r.get::<_, i64>(0)).map(i64::unsigned_abs).map_err(failed)
+            db.query_row("select coalesce(max(id), 0) from notes", (), |r| r.get::<_, i64>(0))
+                .map(i64::unsigned_abs)
+                .map_err(failed)
         }
         (FILES, _, _) => {
             let app = estate.path(FILES).join("app");
             let uploads = std::fs::read_dir(&app).or_io("list", &app)?.filter_map(std::result::Result::ok);
-            let number = |name: String| name.strip_prefix("upload-")?.strip_suffix(".txt")?.parse::<u64>().ok();
-            Ok(uploads.filter_map(|e| number(e.file_name().to_string_lossy().into_owned())).max().unwrap_or(0))
+            let number =
+                |name: String| name.strip_prefix("upload-")?.strip_suffix(".txt")?.parse::<u64>().ok();
+            Ok(uploads
+                .filter_map(|e| number(e.file_name().to_string_lossy().into_owned()))
+                .max()
+                .unwrap_or(0))
         }
         _ => Err(Error::bug("read back a system that the demo does not have").with("system", system)),
     }

@@ -39,10 +39,6 @@ impl CanaryReading {
             (Some(first), Some(last)) => (last.seq - first.seq + 1).saturating_sub(records.len() as u64),
             _ => 0,
         };
-        Self {
-            newest: records.pop(),
-            holes,
-            forged,
-        }
+        Self { newest: records.pop(), holes, forged }
     }
 }

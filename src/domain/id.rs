@@ -30,9 +30,7 @@ pub const NAME_CHARS_MAX: usize = 63;
 fn is_name(text: &str) -> bool {
     let mut chars = text.chars();
     text.len() <= NAME_CHARS_MAX
-        && chars
-            .next()
-            .is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && chars.next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
@@ -43,9 +41,7 @@ fn is_artifact_name(text: &str) -> bool {
             !part.is_empty()
                 && part != "."
                 && part != ".."
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
         })
 }
 
@@ -109,24 +105,14 @@ name!(
     is_name,
     "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit"
 );
-name!(
-    TierName,
-    "tier name",
-    is_name,
-    "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit"
-);
+name!(TierName, "tier name", is_name, "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit");
 name!(
     ScenarioName,
     "scenario name",
     is_name,
     "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit"
 );
-name!(
-    RunbookName,
-    "runbook name",
-    is_name,
-    "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit"
-);
+name!(RunbookName, "runbook name", is_name, "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit");
 name!(
     /// A step of a plan: `answer.step` after expansion, so dots and slashes are allowed.
     StepId, "step id", is_artifact_name, "parts of letters, digits, . _ - joined by /"
@@ -152,12 +138,7 @@ name!(
     /// `YYYYMMDD-HHMMSS-xxxxxxxx`: sortable by eye, never used for ordering (use times and parents).
     BackupId, "backup id", is_stamped, "YYYYMMDD-HHMMSS and eight hex digits, joined by -"
 );
-name!(
-    RunId,
-    "run id",
-    is_stamped,
-    "YYYYMMDD-HHMMSS and eight hex digits, joined by -"
-);
+name!(RunId, "run id", is_stamped, "YYYYMMDD-HHMMSS and eight hex digits, joined by -");
 
 impl BackupId {
     pub fn new(at: Timestamp, random: u32) -> Self {

@@ -47,11 +47,7 @@ pub struct SegmentEncoding {
 
 impl SegmentEncoding {
     pub fn suffix(&self) -> &'static str {
-        if self.recipients.is_empty() {
-            "zst"
-        } else {
-            "zst.age"
-        }
+        if self.recipients.is_empty() { "zst" } else { "zst.age" }
     }
 }
 
@@ -97,11 +93,7 @@ impl Manifest {
     }
 
     pub fn stored_bytes(&self) -> u64 {
-        self.artifacts
-            .iter()
-            .flat_map(|a| &a.segments)
-            .map(|s| s.stored_bytes)
-            .sum()
+        self.artifacts.iter().flat_map(|a| &a.segments).map(|s| s.stored_bytes).sum()
     }
 }
 

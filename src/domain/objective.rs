@@ -38,10 +38,7 @@ impl Objectives {
             "kafka" => (HOUR, None),
             _ => (4 * HOUR, Some(24 * HOUR)),
         };
-        Self {
-            rto: Duration::from_secs(rto),
-            rpo: rpo.map(Duration::from_secs),
-        }
+        Self { rto: Duration::from_secs(rto), rpo: rpo.map(Duration::from_secs) }
     }
 }
 

@@ -124,22 +124,13 @@ pub enum RunEvent {
     /// About to act. `attempt` counts from 1 within the run, over all epochs.
     Intent { step: StepId, attempt: u32 },
     /// The act ended.
-    Outcome {
-        step: StepId,
-        attempt: u32,
-        outcome: StepOutcome,
-    },
+    Outcome { step: StepId, attempt: u32, outcome: StepOutcome },
     /// A person or the engine noted something.
     Note { text: String },
     /// The state of the run changed.
     State { state: RunState, reason: String },
     /// A gate was answered.
-    Gate {
-        step: StepId,
-        approved: bool,
-        by: String,
-        reason: String,
-    },
+    Gate { step: StepId, approved: bool, by: String, reason: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,13 +38,7 @@ impl Check {
             (false, true) => Outcome::Passed,
             (false, false) => Outcome::Failed,
         };
-        Self {
-            name: name.into(),
-            level,
-            outcome,
-            expected,
-            actual,
-        }
+        Self { name: name.into(), level, outcome, expected, actual }
     }
 
     pub fn passed(name: impl Into<String>, level: EvidenceLevel, actual: impl Into<String>) -> Self {
@@ -95,11 +89,7 @@ pub struct Verification {
 
 impl Verification {
     pub fn new(unit: &str) -> Self {
-        Self {
-            checks: Vec::new(),
-            compared: 0,
-            unit: unit.to_owned(),
-        }
+        Self { checks: Vec::new(), compared: 0, unit: unit.to_owned() }
     }
 
     pub fn push(&mut self, check: Check) {
@@ -125,12 +115,7 @@ impl Verification {
     /// The highest level such that some check at that level passed and no check at or below it failed or stayed
     /// inconclusive. `None` when nothing passed.
     pub fn level(&self) -> Option<EvidenceLevel> {
-        let blocked = self
-            .checks
-            .iter()
-            .filter(|c| c.outcome != Outcome::Passed)
-            .map(|c| c.level)
-            .min();
+        let blocked = self.checks.iter().filter(|c| c.outcome != Outcome::Passed).map(|c| c.level).min();
         self.checks
             .iter()
             .filter(|c| c.outcome == Outcome::Passed)
@@ -156,9 +141,6 @@ mod tests {
 
     #[test]
     fn comparing_two_empty_fingerprints_is_inconclusive() {
-        assert_eq!(
-            Check::equal("hash", EvidenceLevel::E4, "", "").outcome,
-            Outcome::Inconclusive
-        );
+        assert_eq!(Check::equal("hash", EvidenceLevel::E4, "", "").outcome, Outcome::Inconclusive);
     }
 }

@@ -99,7 +99,6 @@ pub fn html(report: &Report) -> Result<String> {
     page.render(context! { r => Value::from(Serde(report)), meaning }).map_err(broken)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the template engine hands values over")]
 fn seconds(value: Option<f64>) -> String {
     match value {
         None => "unknown".to_owned(),
@@ -118,7 +117,8 @@ fn when(value: Option<String>) -> String {
 /// Writes `{run}.html` and `{run}.json` into `dir`.
 pub fn write(report: &Report, dir: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(dir).or_io("make directory", dir)?;
-    let json = serde_json::to_string_pretty(report).map_err(|e| Error::bug("write report as json").because(e))?;
+    let json =
+        serde_json::to_string_pretty(report).map_err(|e| Error::bug("write report as json").because(e))?;
     let mut written = Vec::new();
     for (suffix, text) in [("html", html(report)?), ("json", json)] {
         let path = dir.join(format!("{}.{suffix}", report.run));

@@ -51,10 +51,8 @@ pub struct Assessment {
 pub async fn assess(node: &Node, job: &JobContext) -> Result<Assessment> {
     let probes = node.systems.keys().map(|name| assess_system(node, name, job));
     let systems = futures_util::future::try_join_all(probes).await?;
-    let down: Vec<&SystemAssessment> = systems
-        .iter()
-        .filter(|s| s.health.state != HealthState::Healthy)
-        .collect();
+    let down: Vec<&SystemAssessment> =
+        systems.iter().filter(|s| s.health.state != HealthState::Healthy).collect();
     let scenario = fitting_scenario(&down);
     let next = match (&scenario, down.is_empty()) {
         (_, true) => {
@@ -66,13 +64,7 @@ pub async fn assess(node: &Node, job: &JobContext) -> Result<Assessment> {
         ],
         (None, false) => vec!["no shipped scenario fits; write one under lifeboat.scenarios".to_owned()],
     };
-    Ok(Assessment {
-        as_of: job.now(),
-        healthy: down.is_empty(),
-        scenario,
-        next,
-        systems,
-    })
+    Ok(Assessment { as_of: job.now(), healthy: down.is_empty(), scenario, next, systems })
 }
 
 async fn assess_system(node: &Node, name: &SystemName, job: &JobContext) -> Result<SystemAssessment> {
@@ -83,42 +75,25 @@ async fn assess_system(node: &Node, name: &SystemName, job: &JobContext) -> Resu
         summary: error.to_string(),
         findings: error.advice().map(str::to_owned).into_iter().collect(),
     });
-    let query = crate::catalog::BackupQuery {
-        system: Some(name.clone()),
-        limit: None,
-    };
+    let query = crate::catalog::BackupQuery { system: Some(name.clone()), limit: None };
     let all = node.catalog.backups(&query).await?;
     let newest = chain::newest_point(node, name).await?;
-    let relied_on = all
-        .iter()
-        .filter(|r| matches!(r.state, BackupState::Verified | BackupState::Proven));
+    let relied_on = all.iter().filter(|r| matches!(r.state, BackupState::Verified | BackupState::Proven));
     let newest_relied = relied_on
-        .map(|r| {
-            r.manifest
-                .captured
-                .watermark
-                .map_or(r.manifest.captured.captured_at, |w| w.at)
-        })
+        .map(|r| r.manifest.captured.watermark.map_or(r.manifest.captured.captured_at, |w| w.at))
         .max();
     let exposure = newest_relied.map(|at| (job.now() - at).num_seconds());
-    let point = newest
-        .as_ref()
-        .and_then(|chain| chain.last().map(|record| (chain.len(), record)))
-        .map(|(links, r)| PointAssessment {
+    let point = newest.as_ref().and_then(|chain| chain.last().map(|record| (chain.len(), record))).map(
+        |(links, r)| PointAssessment {
             backup: r.manifest.id.clone(),
             state: r.state,
             captured_at: r.manifest.captured.captured_at,
             watermark: r.manifest.captured.watermark,
             chain: links,
             proven_at: r.proof.as_ref().map(|p| p.at),
-        });
-    let advice = advice(
-        name,
-        &health,
-        point.as_ref(),
-        exposure,
-        config.objectives.rpo.map(|d| d.as_secs()),
+        },
     );
+    let advice = advice(name, &health, point.as_ref(), exposure, config.objectives.rpo.map(|d| d.as_secs()));
     Ok(SystemAssessment {
         name: name.clone(),
         kind: config.kind.clone(),
@@ -142,16 +117,14 @@ fn advice(
     let mut advice = Vec::new();
     match (point, health.state) {
         (None, HealthState::Down) => {
-            advice.push("it is down and there is no backup: do not touch what is left of it".to_owned())
+            advice.push("it is down and there is no backup: do not touch what is left of it".to_owned());
         }
         (None, HealthState::Healthy | HealthState::Degraded) => {
             advice.push(format!("there is no backup: lifeboat backup {name}"));
         }
-        (Some(p), HealthState::Down) => advice.push(format!(
-            "it is down; newest point {} of {}",
-            p.backup,
-            p.captured_at.to_rfc3339()
-        )),
+        (Some(p), HealthState::Down) => {
+            advice.push(format!("it is down; newest point {} of {}", p.backup, p.captured_at.to_rfc3339()));
+        }
         (Some(p), HealthState::Healthy | HealthState::Degraded) if p.proven_at.is_none() => {
             advice.push("its newest point was never restored: drill it".to_owned());
         }
@@ -160,9 +133,7 @@ fn advice(
     if let (Some(exposure), Some(rpo)) = (exposure, rpo)
         && u64::try_from(exposure).is_ok_and(|e| e > rpo)
     {
-        advice.push(format!(
-            "exposure of {exposure} s is over the RPO of {rpo} s: lifeboat backup {name}"
-        ));
+        advice.push(format!("exposure of {exposure} s is over the RPO of {rpo} s: lifeboat backup {name}"));
     }
     advice.extend(health.findings.iter().cloned());
     advice

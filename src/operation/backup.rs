@@ -57,10 +57,7 @@ struct Taking<'a> {
 pub async fn take(node: &Node, order: &Order, job: &JobContext) -> Result<BackupRecord> {
     let system = node.system(&order.system)?.clone();
     let config = node.system_config(&order.system)?;
-    let destination = order
-        .destination
-        .clone()
-        .unwrap_or_else(|| config.destination.clone());
+    let destination = order.destination.clone().unwrap_or_else(|| config.destination.clone());
     let storage = node.storage(&destination)?;
     let mut lock = SystemLock::acquire(&node.locks_dir(), &order.system)?;
     lock.name_run(&order.run)?;
@@ -70,40 +67,13 @@ pub async fn take(node: &Node, order: &Order, job: &JobContext) -> Result<Backup
         "backup": id, "kind": order.kind, "tier": order.tier, "reason": order.reason,
         "destination": destination, "prefix": backup_prefix(&order.system, &id),
     });
-    node.open_run(
-        &order.run,
-        RunKind::Backup,
-        Some(&order.system),
-        Some(id.to_string()),
-        detail,
-    )
-    .await?;
+    node.open_run(&order.run, RunKind::Backup, Some(&order.system), Some(id.to_string()), detail).await?;
     let encoding = encoding(node)?;
-    let taking = Taking {
-        node,
-        order,
-        system: &*system,
-        storage,
-        destination,
-        id,
-        started_at,
-        encoding,
-    };
+    let taking = Taking { node, order, system: &*system, storage, destination, id, started_at, encoding };
     let result = taking.run(job).await;
     count(&order.system, started_at, job.now(), &result);
-    let level = result
-        .as_ref()
-        .ok()
-        .map(|r| r.verified_at.map_or(EvidenceLevel::E0, |_| EvidenceLevel::E1));
-    node.close_run(
-        &order.run,
-        result,
-        RunEnd {
-            level,
-            ..RunEnd::default()
-        },
-    )
-    .await
+    let level = result.as_ref().ok().map(|r| r.verified_at.map_or(EvidenceLevel::E0, |_| EvidenceLevel::E1));
+    node.close_run(&order.run, result, RunEnd { level, ..RunEnd::default() }).await
 }
 
 fn count(system: &SystemName, from: Timestamp, to: Timestamp, result: &Result<BackupRecord>) {
@@ -112,10 +82,7 @@ fn count(system: &SystemName, from: Timestamp, to: Timestamp, result: &Result<Ba
     match result {
         Ok(record) => {
             metrics().backup_success_total.with_label_values(label).inc();
-            metrics()
-                .backup_duration_seconds
-                .with_label_values(label)
-                .observe((to - from).as_seconds_f64());
+            metrics().backup_duration_seconds.with_label_values(label).observe((to - from).as_seconds_f64());
             let bytes = i64::try_from(record.manifest.stored_bytes()).unwrap_or(i64::MAX);
             metrics().backup_size_bytes.with_label_values(label).set(bytes);
         }
@@ -137,21 +104,14 @@ impl Taking<'_> {
         let signing = self.node.signing_key()?;
         let plan = self.plan(job).await?;
         for lease in &plan.leases {
-            self.node
-                .catalog
-                .record_lease(&self.order.run, lease, job.now())
-                .await?;
+            self.node.catalog.record_lease(&self.order.run, lease, job.now()).await?;
         }
         let captured = self.capture(&plan, job).await;
         let committed = match captured {
             Ok((captured, artifacts)) => self.commit(&plan, captured, artifacts, &signing, job).await,
             Err(error) => Err(error),
         };
-        let fate = if committed.is_ok() {
-            RunFate::Succeeded
-        } else {
-            RunFate::Failed
-        };
+        let fate = if committed.is_ok() { RunFate::Succeeded } else { RunFate::Failed };
         if let Err(error) = settle(self.node, &self.order.run, fate, &self.node.cleanup_job()).await {
             tracing::warn!(run = %self.order.run, %error, "leases are left for the next start");
         }
@@ -170,12 +130,10 @@ impl Taking<'_> {
         job.progress().set_phase("planning");
         let health = self.system.probe(job).await?;
         if health.state == HealthState::Down {
-            return Err(
-                Error::new(ErrorKind::Unreachable, "back up a system that is down")
-                    .with("system", &self.order.system)
-                    .why(health.summary)
-                    .hint("`lifeboat assess` shows what is wrong and what to do"),
-            );
+            return Err(Error::new(ErrorKind::Unreachable, "back up a system that is down")
+                .with("system", &self.order.system)
+                .why(health.summary)
+                .hint("`lifeboat assess` shows what is wrong and what to do"));
         }
         if let Err(error) = canary::write(self.node, &self.order.system, job).await {
             tracing::warn!(system = %self.order.system, %error, "no heartbeat record was written before the backup");
@@ -197,15 +155,9 @@ impl Taking<'_> {
 
     /// The newest chain at this backup's own destination: an incremental must never need a second place.
     async fn parents(&self) -> Result<Vec<Manifest>> {
-        let newest = chain::newest_point(self.node, &self.order.system)
-            .await?
-            .unwrap_or_default();
+        let newest = chain::newest_point(self.node, &self.order.system).await?.unwrap_or_default();
         let here = newest.iter().all(|r| r.destinations.contains(&self.destination));
-        Ok(if here {
-            chain::manifests(&newest)
-        } else {
-            Vec::new()
-        })
+        Ok(if here { chain::manifests(&newest) } else { Vec::new() })
     }
 
     async fn capture(&self, plan: &BackupPlan, job: &JobContext) -> Result<(Captured, Vec<Artifact>)> {
@@ -258,11 +210,7 @@ impl Taking<'_> {
         job.progress().set_phase("committing");
         captured.notes.splice(
             0..0,
-            plan.notes
-                .iter()
-                .filter(|n| !captured.notes.contains(n))
-                .cloned()
-                .collect::<Vec<_>>(),
+            plan.notes.iter().filter(|n| !captured.notes.contains(n)).cloned().collect::<Vec<_>>(),
         );
         let manifest = Manifest {
             format: FORMAT_VERSION,
@@ -272,10 +220,7 @@ impl Taking<'_> {
             tier: self.order.tier.clone(),
             kind: plan.kind,
             parent: plan.parent.as_ref().map(|m| m.id.clone()),
-            root: plan
-                .parent
-                .as_ref()
-                .map_or_else(|| self.id.clone(), |m| m.root.clone()),
+            root: plan.parent.as_ref().map_or_else(|| self.id.clone(), |m| m.root.clone()),
             started_at: self.started_at,
             finished_at: job.now(),
             lifeboat_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -286,14 +231,10 @@ impl Taking<'_> {
         };
         let stored = crate::pipeline::manifest::commit(&**self.storage, &manifest, signing, job).await;
         if let Err(error) = stored {
-            self.delete_objects(&manifest.artifacts, &self.node.cleanup_job())
-                .await;
+            self.delete_objects(&manifest.artifacts, &self.node.cleanup_job()).await;
             return Err(error);
         }
-        self.node
-            .catalog
-            .commit_backup(&manifest, &self.destination)
-            .await?;
+        self.node.catalog.commit_backup(&manifest, &self.destination).await?;
         Ok(manifest)
     }
 }

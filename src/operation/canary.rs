@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::operation::Node;
 use crate::pipeline::signing::TrustedSigners;
 use crate::runtime::JobContext;
+use crate::system::Canary;
 
 fn message(system: &SystemName, seq: u64, utc: crate::domain::Timestamp) -> Vec<u8> {
     format!("lifeboat canary|{system}|{seq}|{}", utc.timestamp_micros()).into_bytes()
@@ -20,7 +21,7 @@ pub async fn write(node: &Node, system: &SystemName, job: &JobContext) -> Result
     let Some(canary) = engine.canary().filter(|_| is_on(node, system)) else {
         return Ok(None);
     };
-    let seq = node.catalog.next_canary(system).await?;
+    let seq = next_number(node, system, canary, job).await?;
     // microseconds: what every engine can keep
     let now = job.now();
     let utc = now - chrono::Duration::nanoseconds(i64::from(now.timestamp_subsec_nanos() % 1_000));
@@ -31,11 +32,26 @@ pub async fn write(node: &Node, system: &SystemName, job: &JobContext) -> Result
     Ok(Some(record))
 }
 
+/// The next number. A catalog that knows none goes on behind the newest record in the system, so that a lost catalog does
+/// not number anew.
+async fn next_number(node: &Node, system: &SystemName, canary: &dyn Canary, job: &JobContext) -> Result<u64> {
+    let seq = node.catalog.next_canary(system).await?;
+    if seq > 1 {
+        return Ok(seq);
+    }
+    let trusted = node.trusted()?;
+    let records = job.run("read canaries", canary.read(&Place::Production, job)).await?;
+    match CanaryReading::read(records, |r| is_ours(system, r, &trusted)).newest {
+        Some(newest) => {
+            node.catalog.canary_written(system, &newest).await?;
+            node.catalog.next_canary(system).await
+        }
+        None => Ok(seq),
+    }
+}
+
 fn is_on(node: &Node, system: &SystemName) -> bool {
-    node.config
-        .systems
-        .get(system)
-        .is_some_and(|s| s.canary == CanaryUse::On)
+    node.config.systems.get(system).is_some_and(|s| s.canary == CanaryUse::On)
 }
 
 /// What a copy says about its newest write.
@@ -61,10 +77,8 @@ pub async fn freshness(
         }
         None => CanaryReading::default(),
     };
-    let from_canary = canaries.newest.as_ref().map(|r| Watermark {
-        at: r.utc,
-        source: WatermarkSource::Canary,
-    });
+    let from_canary =
+        canaries.newest.as_ref().map(|r| Watermark { at: r.utc, source: WatermarkSource::Canary });
     let from_engine = job.run("read watermark", engine.watermark(place, job)).await?;
     let watermark = from_canary.into_iter().chain(from_engine).max_by_key(|w| w.at);
     Ok(Freshness { watermark, canaries })

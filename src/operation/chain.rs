@@ -47,10 +47,7 @@ pub async fn newest_point_until(
     system: &SystemName,
     not_after: Option<Timestamp>,
 ) -> Result<Option<Vec<BackupRecord>>> {
-    let query = BackupQuery {
-        system: Some(system.clone()),
-        limit: None,
-    };
+    let query = BackupQuery { system: Some(system.clone()), limit: None };
     let mut records = node.catalog.backups(&query).await?;
     records.retain(|r| {
         r.state.is_restorable()
@@ -71,11 +68,7 @@ pub async fn newest_point_until(
 pub const SAFETY_TIER: &str = "safety";
 
 fn is_safety(record: &BackupRecord) -> bool {
-    record
-        .manifest
-        .tier
-        .as_ref()
-        .is_some_and(|t| t.as_str() == SAFETY_TIER)
+    record.manifest.tier.as_ref().is_some_and(|t| t.as_str() == SAFETY_TIER)
 }
 
 pub fn manifests(chain: &[BackupRecord]) -> Vec<Manifest> {

@@ -30,8 +30,6 @@ pub async fn restore_time(node: &Node, system: &SystemName, bytes: u64) -> Resul
         .filter_map(|m| serde_json::from_value::<Vec<Measured>>(m).ok())
         .flatten()
         .filter(|m| m.system == *system && m.bytes > 0 && m.seconds > 0.0);
-    let slowest = measured
-        .map(|m| m.seconds / m.bytes as f64)
-        .max_by(f64::total_cmp);
+    let slowest = measured.map(|m| m.seconds / m.bytes as f64).max_by(f64::total_cmp);
     Ok(slowest.map(|seconds_per_byte| Duration::from_secs_f64(seconds_per_byte * bytes as f64)))
 }

@@ -18,13 +18,7 @@ pub(super) enum RunFate {
 /// Settles every lease of `run`: chain leases of a successful run are kept, everything else is given back.
 pub(super) async fn settle(node: &Node, run: &RunId, fate: RunFate, job: &JobContext) -> Result<()> {
     let mut first_error = None;
-    for held in node
-        .catalog
-        .leases()
-        .await?
-        .into_iter()
-        .filter(|h| h.run.as_ref() == Some(run))
-    {
+    for held in node.catalog.leases().await?.into_iter().filter(|h| h.run.as_ref() == Some(run)) {
         let settled = match (held.lease.scope, fate) {
             (LeaseScope::Chain, RunFate::Succeeded) => node.catalog.keep_lease(&held.lease).await,
             (LeaseScope::Chain, RunFate::Failed) | (LeaseScope::Run, _) => {
@@ -75,38 +69,25 @@ pub async fn sweep(node: &Node, job: &JobContext) -> Result<Swept> {
 }
 
 async fn bury(node: &Node, run: &RunRecord, swept: &mut Swept, job: &JobContext) -> Result<()> {
-    let epoch = node
-        .catalog
-        .adopt_run(&run.id, run.epoch, &crate::runtime::process::own_identity())
-        .await?;
+    let epoch = node.catalog.adopt_run(&run.id, run.epoch, &crate::runtime::process::own_identity()).await?;
     if let Err(error) = settle(node, &run.id, RunFate::Failed, job).await {
         swept.left.push(format!("leases of run {}: {error}", run.id));
     }
     let (state, why) = match run.kind {
-        RunKind::Recover => (
-            RunState::Interrupted,
-            "the process that carried it is gone; `lifeboat runs resume` continues",
-        ),
-        RunKind::Drill => (
-            RunState::Aborted,
-            "the process that carried it is gone, and its sandboxes with it; drill again",
-        ),
+        RunKind::Recover => {
+            (RunState::Interrupted, "the process that carried it is gone; `lifeboat runs resume` continues")
+        }
+        RunKind::Drill => {
+            (RunState::Aborted, "the process that carried it is gone, and its sandboxes with it; drill again")
+        }
         RunKind::Backup => {
             swept.removed.extend(remove_half_backup(node, run, job).await?);
-            (
-                RunState::Failed,
-                "the process that carried it is gone; nothing of it is listed as a backup",
-            )
+            (RunState::Failed, "the process that carried it is gone; nothing of it is listed as a backup")
         }
         RunKind::Restore | RunKind::Verify => (RunState::Failed, "the process that carried it is gone"),
     };
-    let end = crate::catalog::RunEnd {
-        error: Some(why.to_owned()),
-        ..Default::default()
-    };
-    node.catalog
-        .move_run(&run.id, epoch, state, end, node.clock.now())
-        .await
+    let end = crate::catalog::RunEnd { error: Some(why.to_owned()), ..Default::default() };
+    node.catalog.move_run(&run.id, epoch, state, end, node.clock.now()).await
 }
 
 /// Deletes the segments of a backup that has no manifest.
@@ -119,19 +100,11 @@ async fn remove_half_backup(node: &Node, run: &RunRecord, job: &JobContext) -> R
         .map_err(|e| Error::bug("read destination of run").because(e))?;
     let storage = node.storage(&destination)?;
     let objects = storage.list(&format!("{prefix}/"), job).await?;
-    if objects.is_empty()
-        || objects
-            .iter()
-            .any(|o| crate::pipeline::manifest::is_manifest_key(&o.key))
-    {
+    if objects.is_empty() || objects.iter().any(|o| crate::pipeline::manifest::is_manifest_key(&o.key)) {
         return Ok(None);
     }
     for object in &objects {
-        job.run("delete half backup", storage.delete(&object.key, job))
-            .await?;
+        job.run("delete half backup", storage.delete(&object.key, job)).await?;
     }
-    Ok(Some(format!(
-        "{} stored objects of the unfinished backup {prefix}",
-        objects.len()
-    )))
+    Ok(Some(format!("{} stored objects of the unfinished backup {prefix}", objects.len())))
 }

@@ -28,13 +28,16 @@ pub fn load(config: &Config) -> Result<Library> {
 }
 
 fn merged(dir: &str, built_in: &[(&str, &str)], own: Option<&Path>) -> Result<Vec<(String, String)>> {
-    let named = |(file, text): &(&str, &str)| ((*file).to_owned(), (format!("built-in {dir}/{file}"), (*text).to_owned()));
+    let named = |(file, text): &(&str, &str)| {
+        ((*file).to_owned(), (format!("built-in {dir}/{file}"), (*text).to_owned()))
+    };
     let mut files: BTreeMap<String, (String, String)> = built_in.iter().map(named).collect();
     if let Some(own) = own {
         for entry in std::fs::read_dir(own).or_io("list runbooks and scenarios", own)? {
             let path = entry.or_io("list runbooks and scenarios", own)?.path();
             let is_yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
-            if let (true, Some(name)) = (is_yaml, path.file_name().map(|n| n.to_string_lossy().into_owned())) {
+            if let (true, Some(name)) = (is_yaml, path.file_name().map(|n| n.to_string_lossy().into_owned()))
+            {
                 let text = std::fs::read_to_string(&path).or_io("read runbook or scenario", &path)?;
                 files.insert(name, (path.display().to_string(), text));
             }
@@ -54,7 +57,8 @@ mod tests {
             let shipped = std::fs::read_dir(root).unwrap().count();
             assert_eq!(shipped, built_in.len(), "{dir}");
         }
-        let texts = |files: &[(&str, &str)]| files.iter().map(|(f, t)| ((*f).to_owned(), (*t).to_owned())).collect();
+        let texts =
+            |files: &[(&str, &str)]| files.iter().map(|(f, t)| ((*f).to_owned(), (*t).to_owned())).collect();
         let (library, problems) = Library::read(texts(RUNBOOKS), texts(SCENARIOS));
         assert!(problems.is_empty(), "{problems:?}");
         assert!(library.warnings.is_empty(), "{:?}", library.warnings);

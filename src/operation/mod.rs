@@ -9,8 +9,10 @@ pub mod canary;
 pub mod chain;
 pub mod forecast;
 pub mod host;
+mod http;
 pub mod lease;
 pub mod library;
+mod marker;
 pub mod recover;
 pub mod restore;
 pub mod verify;
@@ -51,9 +53,7 @@ pub struct Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node")
-            .field("config", &self.config.file)
-            .finish_non_exhaustive()
+        f.debug_struct("Node").field("config", &self.config.file).finish_non_exhaustive()
     }
 }
 
@@ -162,10 +162,7 @@ impl Node {
             Err(_) => RunState::Failed,
         };
         end.error = result.as_ref().err().map(ToString::to_string);
-        let moved = self
-            .catalog
-            .move_run(id, FIRST_EPOCH, state, end, self.clock.now())
-            .await;
+        let moved = self.catalog.move_run(id, FIRST_EPOCH, state, end, self.clock.now()).await;
         match (result, moved) {
             (Ok(value), Ok(())) => Ok(value),
             (Ok(_), Err(error)) => Err(error.during("record the end of the run")),

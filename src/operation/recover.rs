@@ -88,7 +88,12 @@ pub async fn plan(node: &Node, order: &Order, job: &JobContext) -> Result<Plan> 
 }
 
 /// Plans and carries out. A failed step is not an error: it is in the outcome, with the verdict.
-pub async fn start(node: &Node, order: &Order, observe: Option<Observe>, job: &JobContext) -> Result<Outcome> {
+pub async fn start(
+    node: &Node,
+    order: &Order,
+    observe: Option<Observe>,
+    job: &JobContext,
+) -> Result<Outcome> {
     let accepted = job.now();
     let plan = plan(node, order, job).await?;
     if let Some(wanted) = order.digest.as_ref().filter(|d| **d != plan.digest) {
@@ -107,9 +112,11 @@ pub async fn start(node: &Node, order: &Order, observe: Option<Observe>, job: &J
         (Some(at), _) => {
             Events { fault: Moment { at, known: Known::Observed }, declared: Some(accepted), accepted }
         }
-        (None, Mode::Recover) => {
-            Events { fault: Moment { at: accepted, known: Known::Declared }, declared: Some(accepted), accepted }
-        }
+        (None, Mode::Recover) => Events {
+            fault: Moment { at: accepted, known: Known::Declared },
+            declared: Some(accepted),
+            accepted,
+        },
         (None, Mode::Drill | Mode::Plan) => Events::simulated(accepted),
     };
     let detail = Detail {
@@ -143,7 +150,11 @@ pub async fn resume(
 
 fn resumable(record: &RunRecord) -> Result<()> {
     let refuse = |why: &str, hint: &str| {
-        Err(Error::new(ErrorKind::Conflict, "resume run").with("run", &record.id).with("state", record.state).why(why).hint(hint))
+        Err(Error::new(ErrorKind::Conflict, "resume run")
+            .with("run", &record.id)
+            .with("state", record.state)
+            .why(why)
+            .hint(hint))
     };
     if record.kind != RunKind::Recover {
         return refuse("only recoveries can be resumed", "start it again");
@@ -179,7 +190,16 @@ async fn carry_out(
     }
     let host = Arc::new(host);
     let request = ExecuteRequest { run: run.clone(), epoch, plan: plan.clone(), direction };
-    let executed = execute(request, host.clone(), node.catalog.clone(), job).await;
+    let mut executed = execute(request.clone(), host.clone(), node.catalog.clone(), job).await;
+    if mode == Mode::Drill && executed.as_ref().is_ok_and(|e| !e.state.is_final()) {
+        // nobody answers a drill, and its sandboxes go now: what was seen is what there is
+        let direction = Direction::Close {
+            by: "lifeboat".to_owned(),
+            reason: "a drill does not wait for people".to_owned(),
+        };
+        let closing = ExecuteRequest { direction, ..request };
+        executed = execute(closing, host.clone(), node.catalog.clone(), &node.cleanup_job()).await;
+    }
     let cleaned = host.clean_up().await;
     let execution = executed?;
     cleaned?;
@@ -196,10 +216,15 @@ fn conclude(detail: &Detail, execution: &Execution) -> Conclusion {
         .systems
         .iter()
         .filter_map(|s| {
-            let restore = execution.steps.iter().find(|step| {
-                step.system.as_ref() == Some(&s.name) && step.output.restored.is_some()
-            })?;
-            Some(Measured { system: s.name.clone(), bytes: s.restored_bytes?, seconds: restore.took?.as_secs_f64() })
+            let restore = execution
+                .steps
+                .iter()
+                .find(|step| step.system.as_ref() == Some(&s.name) && step.output.restored.is_some())?;
+            Some(Measured {
+                system: s.name.clone(),
+                bytes: s.restored_bytes?,
+                seconds: restore.took?.as_secs_f64(),
+            })
         })
         .collect();
     let (verdict, level) = (Some(measurement.verdict), measurement.level);
@@ -222,9 +247,13 @@ async fn record_proofs(
 ) -> Result<()> {
     let now = node.clock.now();
     for system in &execution.systems {
-        let Some(point) = plan.point(&system.name) else { continue };
+        let Some(point) = plan.point(&system.name) else {
+            continue;
+        };
         let measured = measurement.systems.iter().find(|m| m.name == system.name);
-        let (Some(level), Some(measured)) = (system.level, measured) else { continue };
+        let (Some(level), Some(measured)) = (system.level, measured) else {
+            continue;
+        };
         let proof = Proof { at: now, run: run.clone(), level, verdict: measured.verdict };
         node.catalog.record_proof(&point.backup, &proof).await?;
         let red = system.verification.failures().any(|c| c.level <= EvidenceLevel::E4);
@@ -241,7 +270,9 @@ async fn record_proofs(
 pub async fn report_of(node: &Node, run: &RunId) -> Result<Report> {
     let record = node.catalog.run(run).await?;
     if !matches!(record.kind, RunKind::Recover | RunKind::Drill) {
-        return Err(Error::new(ErrorKind::NotFound, "find a report").with("run", run).why("only recoveries and drills have one"));
+        return Err(Error::new(ErrorKind::NotFound, "find a report")
+            .with("run", run)
+            .why("only recoveries and drills have one"));
     }
     let detail: Detail = from_json(&record)?;
     let (Some(execution), Some(measurement)) = (&detail.execution, &detail.measurement) else {

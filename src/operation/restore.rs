@@ -17,6 +17,7 @@ use crate::runtime::JobContext;
 use crate::runtime::lock::SystemLock;
 use crate::storage::Storage;
 use crate::system::HealthState;
+use crate::telemetry::metric::metrics;
 
 /// Whether a backup of what will be overwritten is taken first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,19 +60,14 @@ pub async fn plan(node: &Node, order: &Order, job: &JobContext) -> Result<Planne
         existing: order.existing,
         selection: order.selection.clone(),
     };
-    let mut plan = job
-        .run("plan restore", node.system(&system)?.plan_restore(request, job))
-        .await?;
+    let mut plan = job.run("plan restore", node.system(&system)?.plan_restore(request, job)).await?;
     plan.missing.extend(missing_keys(node, &chain));
     Ok(Planned { plan, system, chain })
 }
 
 /// The secret keys a chain needs and this machine does not have.
 pub(super) fn missing_keys(node: &Node, chain: &[BackupRecord]) -> Option<String> {
-    let needs: Vec<&Vec<String>> = chain
-        .iter()
-        .map(|r| &r.manifest.segment_encoding.recipients)
-        .collect();
+    let needs: Vec<&Vec<String>> = chain.iter().map(|r| &r.manifest.segment_encoding.recipients).collect();
     if needs.iter().all(|r| r.is_empty()) {
         return None;
     }
@@ -89,28 +85,17 @@ pub(super) fn missing_keys(node: &Node, chain: &[BackupRecord]) -> Option<String
 pub fn source(node: &Node, chain: &[BackupRecord], job: &JobContext) -> Result<SegmentSource> {
     let mut stored: Vec<(crate::domain::manifest::Manifest, Arc<dyn Storage>)> = Vec::new();
     for record in chain {
-        let destination = record
-            .destinations
-            .iter()
-            .find(|d| node.storages.contains_key(*d))
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::NotFound,
-                    "find a configured destination that holds the backup",
-                )
-                .with("backup", &record.manifest.id)
-                .hint("add the destination to the config; `lifeboat show` names it")
+        let destination =
+            record.destinations.iter().find(|d| node.storages.contains_key(*d)).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "find a configured destination that holds the backup")
+                    .with("backup", &record.manifest.id)
+                    .hint("add the destination to the config; `lifeboat show` names it")
             })?;
         stored.push((record.manifest.clone(), node.storage(destination)?.clone()));
     }
-    let encrypted = chain
-        .iter()
-        .any(|r| !r.manifest.segment_encoding.recipients.is_empty());
-    let identities = if encrypted {
-        node.identities()?
-    } else {
-        crate::pipeline::keys::Identities::default()
-    };
+    let encrypted = chain.iter().any(|r| !r.manifest.segment_encoding.recipients.is_empty());
+    let identities =
+        if encrypted { node.identities()? } else { crate::pipeline::keys::Identities::default() };
     Ok(SegmentSource::new(stored, Arc::new(identities), job))
 }
 
@@ -121,14 +106,7 @@ pub async fn restore(node: &Node, order: &Order, job: &JobContext) -> Result<Res
     lock.name_run(&order.run)?;
     let detail = serde_json::json!({ "place": order.place, "backup": order.backup });
     let subject = Some(order.backup.to_string());
-    node.open_run(
-        &order.run,
-        RunKind::Restore,
-        Some(&planned.system),
-        subject,
-        detail,
-    )
-    .await?;
+    node.open_run(&order.run, RunKind::Restore, Some(&planned.system), subject, detail).await?;
     let result = apply(node, order, planned, lock, job).await;
     node.close_run(&order.run, result, RunEnd::default()).await
 }
@@ -154,9 +132,11 @@ pub(super) async fn execute(node: &Node, planned: &Planned, job: &JobContext) ->
     job.progress().set_phase("restoring");
     job.progress().set_total(planned.plan.bytes);
     let source = source(node, &planned.chain, job)?;
-    node.system(&planned.system)?
-        .restore(&planned.plan, &source, job)
-        .await
+    let label = &[planned.system.as_str()];
+    metrics().restore_total.with_label_values(label).inc();
+    let restored = node.system(&planned.system)?.restore(&planned.plan, &source, job).await?;
+    metrics().restore_success_total.with_label_values(label).inc();
+    Ok(restored)
 }
 
 pub(super) fn possible(plan: &RestorePlan) -> Result<()> {
@@ -190,12 +170,10 @@ pub(super) async fn safety_backup(
         verify: VerifyAfterBackup::ReadBack,
         reason: "before overwriting it".to_owned(),
     };
-    let taken = backup::take(node, &order, &job.fresh_child())
-        .await
-        .map_err(|e| {
-            e.during("take a safety backup of what would be overwritten")
-                .hint("waive it with --no-safety-backup if what is there may be lost")
-        })?;
+    let taken = backup::take(node, &order, &job.fresh_child()).await.map_err(|e| {
+        e.during("take a safety backup of what would be overwritten")
+            .hint("waive it with --no-safety-backup if what is there may be lost")
+    })?;
     Ok(Some(taken.manifest.id))
 }
 

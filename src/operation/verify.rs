@@ -28,16 +28,11 @@ pub async fn verify_backup(
 ) -> Result<Verification> {
     let record = node.catalog.backup(id).await?;
     let mut all = Verification::default();
-    job.progress()
-        .set_total(record.manifest.stored_bytes() * record.destinations.len() as u64);
+    job.progress().set_total(record.manifest.stored_bytes() * record.destinations.len() as u64);
     for destination in &record.destinations {
         all.merge(verify_copy(node, &record.manifest, destination, depth, job).await?);
     }
-    let state = if all.is_red() {
-        BackupState::Failed
-    } else {
-        BackupState::Verified
-    };
+    let state = if all.is_red() { BackupState::Failed } else { BackupState::Verified };
     if state == BackupState::Failed
         || record.state == BackupState::Stored
         || record.state == BackupState::Verified

@@ -52,11 +52,5 @@ impl From<&BackupRecord> for BackupLine {
 
 /// Newest first.
 pub async fn backups(node: &Node, query: &BackupQuery) -> Result<Vec<BackupLine>> {
-    Ok(node
-        .catalog
-        .backups(query)
-        .await?
-        .iter()
-        .map(BackupLine::from)
-        .collect())
+    Ok(node.catalog.backups(query).await?.iter().map(BackupLine::from).collect())
 }

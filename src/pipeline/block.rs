@@ -26,9 +26,7 @@ pub struct BlockPool {
 
 impl fmt::Debug for BlockPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlockPool")
-            .field("live", &self.live.load(Ordering::Relaxed))
-            .finish_non_exhaustive()
+        f.debug_struct("BlockPool").field("live", &self.live.load(Ordering::Relaxed)).finish_non_exhaustive()
     }
 }
 
@@ -44,11 +42,7 @@ impl BlockPool {
         };
         let live = self.live.fetch_add(1, Ordering::Relaxed) + 1;
         self.live_max.fetch_max(live, Ordering::Relaxed);
-        Block {
-            filled: 0,
-            memory,
-            pool: self.clone(),
-        }
+        Block { filled: 0, memory, pool: self.clone() }
     }
 
     /// Most blocks ever in use at once.
@@ -76,9 +70,7 @@ pub struct Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block")
-            .field("filled", &self.filled)
-            .finish_non_exhaustive()
+        f.debug_struct("Block").field("filled", &self.filled).finish_non_exhaustive()
     }
 }
 
@@ -161,10 +153,7 @@ mod tests {
         let pool = Arc::new(BlockPool::default());
         let mut blocks = Vec::new();
         append(&mut blocks, &pool, &vec![7; BLOCK_BYTES + 3]);
-        assert_eq!(
-            blocks.iter().map(Block::len).collect::<Vec<_>>(),
-            [BLOCK_BYTES, 3]
-        );
+        assert_eq!(blocks.iter().map(Block::len).collect::<Vec<_>>(), [BLOCK_BYTES, 3]);
         let bytes: Vec<Bytes> = blocks.into_iter().map(Block::into_bytes).collect();
         let reader = bytes[1].slice(1..);
         drop(bytes);

@@ -125,29 +125,14 @@ mod tests {
         let (job, fixture) = (JobContext::plain(), Fixture::new());
         let storage = DirStorage::new();
         let good = fixture.backup(&storage, 1, &[("a", b"alpha")], &job).await;
-        manifest::commit(&*storage, &good, &fixture.signing, &job)
-            .await
-            .unwrap();
-        let dead = fixture
-            .backup(&storage, 2, &[("a", b"alpha"), ("b", b"beta")], &job)
-            .await;
+        manifest::commit(&*storage, &good, &fixture.signing, &job).await.unwrap();
+        let dead = fixture.backup(&storage, 2, &[("a", b"alpha"), ("b", b"beta")], &job).await;
         let altered = fixture.backup(&storage, 3, &[("a", b"alpha")], &job).await;
         let mut bytes = manifest::sign(&altered, &fixture.signing).unwrap();
         let at = bytes.iter().position(|b| *b == b'5').unwrap();
         bytes[at] = b'6';
-        storage
-            .put(&altered.key(), vec![bytes.into()], Overwrite::Forbid, &job)
-            .await
-            .unwrap();
-        storage
-            .put(
-                "orders/log/1/000001.zst.age",
-                vec!["x".into()],
-                Overwrite::Forbid,
-                &job,
-            )
-            .await
-            .unwrap();
+        storage.put(&altered.key(), vec![bytes.into()], Overwrite::Forbid, &job).await.unwrap();
+        storage.put("orders/log/1/000001.zst.age", vec!["x".into()], Overwrite::Forbid, &job).await.unwrap();
 
         let seen = inventory(&*storage, &fixture.trusted, None, &job).await.unwrap();
         assert_eq!(seen.backups, [good]);
@@ -157,16 +142,11 @@ mod tests {
             (altered.key(), ErrorKind::Corrupt)
         );
         assert_eq!(seen.unfinished.len(), 1);
-        assert_eq!(
-            (seen.unfinished[0].prefix.clone(), seen.unfinished[0].objects),
-            (dead.prefix(), 2)
-        );
+        assert_eq!((seen.unfinished[0].prefix.clone(), seen.unfinished[0].objects), (dead.prefix(), 2));
         assert_eq!(seen.unfinished[0].bytes, dead.stored_bytes());
 
         let other = SystemName::parse("other").unwrap();
-        let none = inventory(&*storage, &fixture.trusted, Some(&other), &job)
-            .await
-            .unwrap();
+        let none = inventory(&*storage, &fixture.trusted, Some(&other), &job).await.unwrap();
         assert!(none.backups.is_empty() && none.unfinished.is_empty());
     }
 }

@@ -33,10 +33,7 @@ pub struct EncryptionKeys(Vec<x25519::Recipient>);
 impl EncryptionKeys {
     /// Parses `age1…` public keys.
     pub fn parse<S: AsRef<str>>(keys: &[S]) -> Result<Self> {
-        keys.iter()
-            .map(|k| parse_recipient(k.as_ref()))
-            .collect::<Result<_>>()
-            .map(Self)
+        keys.iter().map(|k| parse_recipient(k.as_ref())).collect::<Result<_>>().map(Self)
     }
 
     /// Reads a file with one public key a line; `#` begins a comment. `Config` when it holds none.
@@ -44,11 +41,9 @@ impl EncryptionKeys {
         let text = read_key_file(path)?;
         let lines: Vec<&str> = key_lines(&text).map(|(_, line)| line).collect();
         if lines.is_empty() {
-            return Err(
-                Error::new(ErrorKind::Config, "find a public key in recipients file")
-                    .with("path", path.display())
-                    .hint("put one age public key (age1…) on each line, or run `lifeboat keys init`"),
-            );
+            return Err(Error::new(ErrorKind::Config, "find a public key in recipients file")
+                .with("path", path.display())
+                .hint("put one age public key (age1…) on each line, or run `lifeboat keys init`"));
         }
         Self::parse(&lines).map_err(|e| e.during(format!("read recipients file {}", path.display())))
     }
@@ -114,11 +109,9 @@ impl Identities {
             keys.add(&read_key_file(path)?)
                 .map_err(|e| e.during(format!("read identity file {}", path.display())))?;
             if keys.keys.len() == before {
-                return Err(
-                    Error::new(ErrorKind::Config, "find a secret key in identity file")
-                        .with("path", path.display())
-                        .hint("name a file that `age-keygen` or `lifeboat keys init` wrote"),
-                );
+                return Err(Error::new(ErrorKind::Config, "find a secret key in identity file")
+                    .with("path", path.display())
+                    .hint("name a file that `age-keygen` or `lifeboat keys init` wrote"));
             }
         }
         Ok(Loaded { keys, findings })
@@ -203,11 +196,7 @@ pub struct NewKeys {
 
 /// Makes a set of keys in `dir`. `Conflict` when any of the files is there already; then none is made.
 pub fn generate(dir: &Path, now: Timestamp) -> Result<NewKeys> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(KEY_DIR_MODE)
-        .create(dir)
-        .or_io("make key directory", dir)?;
+    DirBuilder::new().recursive(true).mode(KEY_DIR_MODE).create(dir).or_io("make key directory", dir)?;
     let identity = x25519::Identity::generate();
     let signing = SigningKey::generate()?;
     let recipient = identity.to_public().to_string();
@@ -216,10 +205,7 @@ pub fn generate(dir: &Path, now: Timestamp) -> Result<NewKeys> {
     let files = [
         (
             IDENTITY_FILE,
-            format!(
-                "# created: {created}\n# public key: {recipient}\n{}\n",
-                secret.expose_secret()
-            ),
+            format!("# created: {created}\n# public key: {recipient}\n{}\n", secret.expose_secret()),
         ),
         (
             RECIPIENTS_FILE,
@@ -230,10 +216,7 @@ pub fn generate(dir: &Path, now: Timestamp) -> Result<NewKeys> {
         (SIGNING_KEY_FILE, signing.file_text(&created)),
         (
             SIGNERS_FILE,
-            format!(
-                "# manifests signed by any of these keys are trusted\n{}\n",
-                signing.public_key()
-            ),
+            format!("# manifests signed by any of these keys are trusted\n{}\n", signing.public_key()),
         ),
     ];
     for (name, _) in &files {
@@ -251,9 +234,7 @@ pub fn generate(dir: &Path, now: Timestamp) -> Result<NewKeys> {
             return Err(error);
         }
     }
-    std::fs::File::open(dir)
-        .and_then(|d| d.sync_all())
-        .or_io("sync key directory", dir)?;
+    std::fs::File::open(dir).and_then(|d| d.sync_all()).or_io("sync key directory", dir)?;
     Ok(NewKeys {
         identity: dir.join(IDENTITY_FILE),
         recipients: dir.join(RECIPIENTS_FILE),
@@ -266,10 +247,7 @@ pub fn generate(dir: &Path, now: Timestamp) -> Result<NewKeys> {
 
 fn refuse_existing(path: &Path) -> Result<()> {
     let found = std::fs::symlink_metadata(path);
-    if found
-        .as_ref()
-        .is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
-    {
+    if found.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         return Ok(());
     }
     found.or_io("look for key file", path)?;
@@ -307,26 +285,16 @@ mod tests {
         let dir = home.path().join("keys");
         let made = generate(&dir, now()).unwrap();
         for path in [&made.identity, &made.recipients, &made.signing, &made.signers] {
-            assert_eq!(
-                std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
-                0o600
-            );
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
-        assert_eq!(
-            std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         let identities = Identities::load(&[&made.identity]).unwrap();
         assert!(identities.findings.is_empty());
         let recipients = EncryptionKeys::load(&made.recipients).unwrap().to_strings();
         assert_eq!(recipients, std::slice::from_ref(&made.recipient));
         assert!(identities.keys.open_any_of(&recipients));
         let signing = SigningKey::load(&made.signing).unwrap().keys;
-        assert!(
-            TrustedSigners::load(&made.signers)
-                .unwrap()
-                .trusts(&signing.public_key())
-        );
+        assert!(TrustedSigners::load(&made.signers).unwrap().trusts(&signing.public_key()));
 
         let before = std::fs::read(&made.identity).unwrap();
         std::fs::remove_file(&made.signers).unwrap();
@@ -362,10 +330,7 @@ mod tests {
         ]
         .concat();
         assert!(shown.contains(&made.recipient), "{shown}");
-        assert!(
-            !shown.contains("SECRET-KEY") && !shown.contains(pkcs8.lines().last().unwrap()),
-            "{shown}"
-        );
+        assert!(!shown.contains("SECRET-KEY") && !shown.contains(pkcs8.lines().last().unwrap()), "{shown}");
     }
 
     #[test]

@@ -28,10 +28,8 @@ async fn sh(
     settings: &[(&str, &Path)],
     job: &JobContext,
 ) -> Result<String, String> {
-    let mut program = Program::find("sh", &[], "install a shell")
-        .unwrap()
-        .args(["-eu", "-c", script])
-        .dir(dir);
+    let mut program =
+        Program::find("sh", &[], "install a shell").unwrap().args(["-eu", "-c", script]).dir(dir);
     for (key, value) in settings {
         program = program.env(key, value);
     }
@@ -57,66 +55,35 @@ async fn backup() -> Backup {
     std::fs::write(tree.path().join("sub/big"), noise(11, 900_000)).unwrap();
     std::fs::write(tree.path().join("small"), "hello\n").unwrap();
     let tar = Program::find("tar", &[], "install tar").unwrap();
-    let mut archive = tar
-        .args(["-cf", "-", "-C"])
-        .arg(tree.path())
-        .arg(".")
-        .start(&job)
-        .unwrap();
+    let mut archive = tar.args(["-cf", "-", "-C"]).arg(tree.path()).arg(".").start(&job).unwrap();
     let sink = fixture.sink(&storage, 1, &job);
-    let mut writer = sink
-        .artifact(&ArtifactName::parse("tree.tar").unwrap())
-        .await
-        .unwrap();
+    let mut writer = sink.artifact(&ArtifactName::parse("tree.tar").unwrap()).await.unwrap();
     while let Some(chunk) = archive.next(&job).await.unwrap() {
         writer.write(chunk).await.unwrap();
     }
     writer.finish().await.unwrap();
-    let mut text = sink
-        .artifact(&ArtifactName::parse("notes/read.me").unwrap())
-        .await
-        .unwrap();
+    let mut text = sink.artifact(&ArtifactName::parse("notes/read.me").unwrap()).await.unwrap();
     text.write(Bytes::from_static(b"a note\n")).await.unwrap();
     text.finish().await.unwrap();
     let manifest = fixture.manifest(1, sink.finish().await.unwrap());
     assert!(manifest.artifacts[1].segments.len() > 10);
-    manifest::commit(&*storage, &manifest, &fixture.signing, &job)
-        .await
-        .unwrap();
+    manifest::commit(&*storage, &manifest, &fixture.signing, &job).await.unwrap();
     let dir = storage.path(&manifest.prefix());
-    Backup {
-        fixture,
-        storage,
-        dir,
-        tree,
-        job,
-    }
+    Backup { fixture, storage, dir, tree, job }
 }
 
 #[tokio::test]
 async fn a_backup_is_recovered_with_age_zstd_tar_and_a_shell_alone() {
     let b = backup().await;
     let out = tempfile::tempdir().unwrap();
-    let settings = [
-        ("BACKUP", b.dir.as_path()),
-        ("KEY", b.fixture.identity_file.as_path()),
-        ("OUT", out.path()),
-    ];
-    sh(script("extract"), out.path(), &settings, &b.job)
-        .await
-        .unwrap();
+    let settings =
+        [("BACKUP", b.dir.as_path()), ("KEY", b.fixture.identity_file.as_path()), ("OUT", out.path())];
+    sh(script("extract"), out.path(), &settings, &b.job).await.unwrap();
     sh(script("unpack"), out.path(), &settings, &b.job).await.unwrap();
     let same = Program::find("diff", &[], "install diffutils").unwrap().arg("-r");
     let restored = out.path().join("tree");
-    same.arg(b.tree.path())
-        .arg(&restored)
-        .output(&b.job)
-        .await
-        .unwrap();
-    assert_eq!(
-        std::fs::read(out.path().join("notes/read.me")).unwrap(),
-        b"a note\n"
-    );
+    same.arg(b.tree.path()).arg(&restored).output(&b.job).await.unwrap();
+    assert_eq!(std::fs::read(out.path().join("notes/read.me")).unwrap(), b"a note\n");
 }
 
 #[tokio::test]
@@ -133,27 +100,17 @@ async fn checksums_and_signature_are_checked_without_lifeboat() {
     let mut bytes = std::fs::read(&first).unwrap();
     bytes[1000] ^= 1;
     std::fs::write(&first, &bytes).unwrap();
-    assert!(
-        sh(script("check"), work.path(), &settings, &b.job).await.is_err(),
-        "a flipped byte"
-    );
+    assert!(sh(script("check"), work.path(), &settings, &b.job).await.is_err(), "a flipped byte");
     bytes[1000] ^= 1;
     std::fs::write(&first, &bytes).unwrap();
     sh(script("check"), work.path(), &settings, &b.job).await.unwrap();
     let listed = b.storage.list("", &b.job).await.unwrap();
-    let key = &listed
-        .iter()
-        .find(|o| manifest::is_manifest_key(&o.key))
-        .unwrap()
-        .key;
+    let key = &listed.iter().find(|o| manifest::is_manifest_key(&o.key)).unwrap().key;
     b.storage.change(key, |bytes| {
         let at = bytes.windows(5).position(|w| w == b"files").unwrap();
         bytes[at] = b'F';
     });
-    assert!(
-        sh(script("check"), work.path(), &settings, &b.job).await.is_err(),
-        "an altered manifest"
-    );
+    assert!(sh(script("check"), work.path(), &settings, &b.job).await.is_err(), "an altered manifest");
 }
 
 #[tokio::test]
@@ -163,14 +120,7 @@ async fn a_damaged_segment_stops_the_shell_too() {
     let bytes = std::fs::read(&damaged).unwrap();
     std::fs::write(&damaged, &bytes[..bytes.len() - 1]).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let settings = [
-        ("BACKUP", b.dir.as_path()),
-        ("KEY", b.fixture.identity_file.as_path()),
-        ("OUT", out.path()),
-    ];
-    assert!(
-        sh(script("extract"), out.path(), &settings, &b.job)
-            .await
-            .is_err()
-    );
+    let settings =
+        [("BACKUP", b.dir.as_path()), ("KEY", b.fixture.identity_file.as_path()), ("OUT", out.path())];
+    assert!(sh(script("extract"), out.path(), &settings, &b.job).await.is_err());
 }

@@ -26,11 +26,8 @@ pub fn sign(manifest: &Manifest, key: &SigningKey) -> Result<Vec<u8>> {
     check(manifest).map_err(|why| Error::bug("sign manifest").with("backup", &manifest.id).why(why))?;
     let unwritten = |e| Error::bug("write manifest as JSON").because(e);
     let text = serde_json::to_string(manifest).map_err(unwritten)?;
-    let signed = SignedManifest {
-        signature: key.sign(text.as_bytes()),
-        signer: key.public_key(),
-        manifest: text,
-    };
+    let signed =
+        SignedManifest { signature: key.sign(text.as_bytes()), signer: key.public_key(), manifest: text };
     let bytes = serde_json::to_vec_pretty(&signed).map_err(unwritten)?;
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
         return Err(Error::new(ErrorKind::Exhausted, "sign manifest")
@@ -65,19 +62,14 @@ pub fn open(bytes: &[u8], trusted: &TrustedSigners, key: &str) -> Result<Manifes
     }
     let manifest = parse(&signed.manifest, key)?;
     if manifest.key() != key {
-        return Err(refused(format!(
-            "it was moved here and belongs at {}",
-            manifest.key()
-        )));
+        return Err(refused(format!("it was moved here and belongs at {}", manifest.key())));
     }
     check(&manifest).map_err(refused)?;
     Ok(manifest)
 }
 
 fn corrupt(key: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, "accept manifest")
-        .with("key", key)
-        .hint(OTHER_COPY)
+    Error::new(ErrorKind::Corrupt, "accept manifest").with("key", key).hint(OTHER_COPY)
 }
 
 /// Only the version is read first: a newer format may have any other key.
@@ -102,10 +94,7 @@ fn parse(text: &str, key: &str) -> Result<Manifest> {
 fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     let encoding = &manifest.segment_encoding;
     if !(segment::SEGMENT_BYTES_MIN..=segment::SEGMENT_BYTES_MAX).contains(&encoding.segment_bytes) {
-        return Err(format!(
-            "segments of {} bytes are not allowed",
-            encoding.segment_bytes
-        ));
+        return Err(format!("segments of {} bytes are not allowed", encoding.segment_bytes));
     }
     let full = manifest.kind == BackupKind::Full;
     if full != manifest.parent.is_none() || full != (manifest.root == manifest.id) {
@@ -128,16 +117,10 @@ fn check_artifact(artifact: &Artifact, segment_bytes: u64) -> std::result::Resul
     for (n, segment) in artifact.segments.iter().enumerate() {
         let number = n + 1;
         if !(1..=segment_bytes).contains(&segment.raw_bytes) {
-            return Err(format!(
-                "segment {number} of {name} has {} raw bytes",
-                segment.raw_bytes
-            ));
+            return Err(format!("segment {number} of {name} has {} raw bytes", segment.raw_bytes));
         }
         if !(1..=OBJECT_BYTES_MAX).contains(&segment.stored_bytes) {
-            return Err(format!(
-                "segment {number} of {name} has {} stored bytes",
-                segment.stored_bytes
-            ));
+            return Err(format!("segment {number} of {name} has {} stored bytes", segment.stored_bytes));
         }
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if segment.sha256.len() != 64 || !segment.sha256.bytes().all(hex) {

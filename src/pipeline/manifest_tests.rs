@@ -41,10 +41,7 @@ fn a_manifest_at_another_place_is_refused() {
     let elsewhere = fixture.manifest(2, Vec::new()).key();
     let error = open(&bytes, &fixture.trusted, &elsewhere).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(
-        error.to_string().contains("moved") && error.advice().is_some(),
-        "{error:?}"
-    );
+    assert!(error.to_string().contains("moved") && error.advice().is_some(), "{error:?}");
 }
 
 #[test]
@@ -54,19 +51,11 @@ fn a_manifest_of_a_stranger_is_denied_however_well_signed() {
     let bytes = sign(&manifest, &stranger.signing).unwrap();
     let error = open(&bytes, &fixture.trusted, &manifest.key()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
-    assert!(
-        error.to_string().contains(&stranger.signing.public_key()),
-        "{error:?}"
-    );
+    assert!(error.to_string().contains(&stranger.signing.public_key()), "{error:?}");
     // the stranger's signature under the trusted name
     let mut forged: SignedManifest = serde_json::from_slice(&bytes).unwrap();
     forged.signer = fixture.signing.public_key();
-    let error = open(
-        &serde_json::to_vec(&forged).unwrap(),
-        &fixture.trusted,
-        &manifest.key(),
-    )
-    .unwrap_err();
+    let error = open(&serde_json::to_vec(&forged).unwrap(), &fixture.trusted, &manifest.key()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
@@ -107,34 +96,19 @@ async fn the_first_commit_stands() {
     let (job, fixture) = (JobContext::plain(), Fixture::new());
     let storage = DirStorage::new();
     let manifest = sample(&fixture);
-    commit(&*storage, &manifest, &fixture.signing, &job)
-        .await
-        .unwrap();
-    commit(&*storage, &manifest, &fixture.signing, &job)
-        .await
-        .expect("the same once more");
+    commit(&*storage, &manifest, &fixture.signing, &job).await.unwrap();
+    commit(&*storage, &manifest, &fixture.signing, &job).await.expect("the same once more");
     let mut other = manifest.clone();
     other.host = "elsewhere".to_owned();
-    let error = commit(&*storage, &other, &fixture.signing, &job)
-        .await
-        .unwrap_err();
+    let error = commit(&*storage, &other, &fixture.signing, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    let found = load(&*storage, &fixture.trusted, &manifest.key(), &job)
-        .await
-        .unwrap();
+    let found = load(&*storage, &fixture.trusted, &manifest.key(), &job).await.unwrap();
     assert_eq!(found, manifest);
     let copy = DirStorage::new();
     let signed = load_signed(&*storage, &manifest.key(), &job).await.unwrap();
     commit_copy(&*copy, &manifest, signed, &job).await.unwrap();
-    assert_eq!(
-        load(&*copy, &fixture.trusted, &manifest.key(), &job)
-            .await
-            .unwrap(),
-        manifest
-    );
-    let error = load(&*storage, &fixture.trusted, "orders/none/manifest.json", &job)
-        .await
-        .unwrap_err();
+    assert_eq!(load(&*copy, &fixture.trusted, &manifest.key(), &job).await.unwrap(), manifest);
+    let error = load(&*storage, &fixture.trusted, "orders/none/manifest.json", &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
@@ -143,14 +117,8 @@ async fn a_huge_object_is_not_read_as_a_manifest() {
     let (job, fixture) = (JobContext::plain(), Fixture::new());
     let storage = DirStorage::new();
     let key = sample(&fixture).key();
-    storage
-        .put(&key, vec!["x".into()], Overwrite::Forbid, &job)
-        .await
-        .unwrap();
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(storage.path(&key))
-        .unwrap();
+    storage.put(&key, vec!["x".into()], Overwrite::Forbid, &job).await.unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(storage.path(&key)).unwrap();
     file.set_len(MANIFEST_BYTES_MAX + 1).unwrap();
     let error = load(&*storage, &fixture.trusted, &key, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);

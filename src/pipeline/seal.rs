@@ -34,13 +34,9 @@ impl<W: Write> Sealer<W> {
     /// Writes the header for `keys`, of which there must be at least one.
     pub(super) fn new(keys: &EncryptionKeys, mut to: W) -> io::Result<Self> {
         let recipients: Vec<&dyn Recipient> = keys.recipients().collect();
-        let (first, others) = recipients
-            .split_first()
-            .ok_or_else(|| io::Error::other("encryption without a recipient"))?;
-        let witness = Witness {
-            recipient: *first,
-            seen: Mutex::default(),
-        };
+        let (first, others) =
+            recipients.split_first().ok_or_else(|| io::Error::other("encryption without a recipient"))?;
+        let witness = Witness { recipient: *first, seen: Mutex::default() };
         let header = header(&witness, others)?;
         let file_key = witness.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         let file_key = file_key.ok_or_else(|| io::Error::other("the file key was not shown"))?;
@@ -151,9 +147,7 @@ mod tests {
 
     fn opened(fixture: &Fixture, sealed: &[u8]) -> io::Result<Vec<u8>> {
         let decryptor = age::Decryptor::new_buffered(sealed).map_err(io::Error::other)?;
-        let mut reader = decryptor
-            .decrypt(fixture.identities.all())
-            .map_err(io::Error::other)?;
+        let mut reader = decryptor.decrypt(fixture.identities.all()).map_err(io::Error::other)?;
         let mut plain = Vec::new();
         reader.read_to_end(&mut plain).map(|_| plain)
     }
@@ -161,11 +155,7 @@ mod tests {
     #[test]
     fn the_age_crate_opens_what_is_sealed_here_around_every_chunk_boundary() {
         let (fixture, escrow) = (Fixture::new(), Fixture::new());
-        let both = [
-            fixture.encoding.recipients.clone(),
-            escrow.encoding.recipients.clone(),
-        ]
-        .concat();
+        let both = [fixture.encoding.recipients.clone(), escrow.encoding.recipients.clone()].concat();
         let keys = EncryptionKeys::parse(&both).unwrap();
         let chunk = CHUNK_BYTES;
         for bytes in [0, 1, chunk - 1, chunk, chunk + 1, 2 * chunk, 5 * chunk + 7] {
@@ -186,13 +176,7 @@ mod tests {
         let whole = CHUNK_BYTES + TAG_BYTES;
         let head = sealed.len() - 3 * whole;
         let chunk = |n: usize| &sealed[head + n * whole..head + (n + 1) * whole];
-        for order in [
-            vec![0, 1],
-            vec![1, 0, 2],
-            vec![0, 0, 2],
-            vec![0, 1, 1],
-            vec![0, 1, 2, 2],
-        ] {
+        for order in [vec![0, 1], vec![1, 0, 2], vec![0, 0, 2], vec![0, 1, 1], vec![0, 1, 2, 2]] {
             let mut changed = sealed[..head].to_vec();
             order.iter().for_each(|n| changed.extend_from_slice(chunk(*n)));
             assert!(opened(&fixture, &changed).is_err(), "{order:?}");

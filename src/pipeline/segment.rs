@@ -103,10 +103,7 @@ impl Encoder {
         let output = self
             .through(&mut compressor, raw, raw_bytes)
             .map_err(|e| Error::new(ErrorKind::Failed, "encode segment").because(e))?;
-        self.contexts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(compressor);
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner).push(compressor);
         let segment = Segment {
             raw_bytes,
             stored_bytes: block::total(&output.blocks) as u64,
@@ -117,11 +114,7 @@ impl Encoder {
     }
 
     fn through(&self, compressor: &mut Compressor, raw: Vec<Block>, raw_bytes: u64) -> io::Result<Output> {
-        let mut output = Output {
-            blocks: Vec::new(),
-            hash: Sha256::new(),
-            pool: self.pool.clone(),
-        };
+        let mut output = Output { blocks: Vec::new(), hash: Sha256::new(), pool: self.pool.clone() };
         if self.keys.is_empty() {
             compressor.frame(raw, raw_bytes, &mut output)?;
             return Ok(output);
@@ -144,19 +137,14 @@ impl Compressor {
         ] {
             context.set_parameter(parameter).map_err(failed)?;
         }
-        Ok(Self {
-            context,
-            step: vec![0; FRAME_STEP_BYTES],
-        })
+        Ok(Self { context, step: vec![0; FRAME_STEP_BYTES] })
     }
 
     /// Writes one whole frame. Raw blocks are let go as soon as they are compressed.
     fn frame(&mut self, raw: Vec<Block>, raw_bytes: u64, mut to: impl Write) -> io::Result<()> {
         let failed = |code| io::Error::other(get_error_name(code));
         self.context.reset(ResetDirective::SessionOnly).map_err(failed)?;
-        self.context
-            .set_pledged_src_size(Some(raw_bytes))
-            .map_err(failed)?;
+        self.context.set_pledged_src_size(Some(raw_bytes)).map_err(failed)?;
         let count = raw.len();
         for (n, block) in raw.into_iter().enumerate() {
             let last = n + 1 == count;
@@ -164,16 +152,9 @@ impl Compressor {
             let mut input = InBuffer::around(block.as_ref());
             loop {
                 let mut out = OutBuffer::around(&mut self.step[..]);
-                let left = self
-                    .context
-                    .compress_stream2(&mut out, &mut input, directive)
-                    .map_err(failed)?;
+                let left = self.context.compress_stream2(&mut out, &mut input, directive).map_err(failed)?;
                 to.write_all(out.as_slice())?;
-                let done = if last {
-                    left == 0
-                } else {
-                    input.pos() == block.len()
-                };
+                let done = if last { left == 0 } else { input.pos() == block.len() };
                 if done {
                     break;
                 }
@@ -234,19 +215,13 @@ pub struct Decoder {
 
 impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Decoder")
-            .field("identities", &self.identities)
-            .finish_non_exhaustive()
+        f.debug_struct("Decoder").field("identities", &self.identities).finish_non_exhaustive()
     }
 }
 
 impl Decoder {
     pub fn new(identities: Arc<Identities>, pool: Arc<BlockPool>) -> Self {
-        Self {
-            identities,
-            pool,
-            contexts: Mutex::default(),
-        }
+        Self { identities, pool, contexts: Mutex::default() }
     }
 
     /// Checks, decrypts and decompresses one segment; CPU-bound.
@@ -279,10 +254,7 @@ impl Decoder {
         Error::new(ErrorKind::Denied, "decrypt segment")
             .with("keys held", held)
             .why("no key at hand fits")
-            .hint(format!(
-                "give the identity file of one of: {}",
-                encoding.recipients.join(", ")
-            ))
+            .hint(format!("give the identity file of one of: {}", encoding.recipients.join(", ")))
     }
 
     fn decompress(&self, segment: &Segment, from: impl Read) -> Result<Vec<Block>> {
@@ -296,10 +268,7 @@ impl Decoder {
             .reset(ResetDirective::SessionOnly)
             .map_err(|code| Error::bug("reset decompression").why(get_error_name(code)))?;
         let blocks = self.unframe(&mut context, segment.raw_bytes, from)?;
-        self.contexts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(context);
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner).push(context);
         Ok(blocks)
     }
 

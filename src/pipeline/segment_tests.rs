@@ -15,10 +15,7 @@ struct Codec {
 impl Codec {
     fn new(fixture: &Fixture, recipients: Vec<String>) -> Self {
         let pool = Arc::new(BlockPool::default());
-        let encoding = SegmentEncoding {
-            recipients,
-            ..fixture.encoding.clone()
-        };
+        let encoding = SegmentEncoding { recipients, ..fixture.encoding.clone() };
         Self {
             encoder: Encoder::new(&encoding, pool.clone()).unwrap(),
             decoder: Decoder::new(fixture.identities.clone(), pool.clone()),
@@ -42,11 +39,7 @@ impl Codec {
 
 /// A segment entry that agrees with the stored bytes, as a forger with every key would write it.
 fn agreeing(raw_bytes: u64, stored: &Bytes) -> Segment {
-    Segment {
-        raw_bytes,
-        stored_bytes: stored.len() as u64,
-        sha256: digest(std::slice::from_ref(stored)),
-    }
+    Segment { raw_bytes, stored_bytes: stored.len() as u64, sha256: digest(std::slice::from_ref(stored)) }
 }
 
 #[test]
@@ -54,15 +47,7 @@ fn a_segment_comes_back_as_it_was_with_and_without_encryption() {
     let fixture = Fixture::new();
     for recipients in [fixture.encoding.recipients.clone(), Vec::new()] {
         let codec = Codec::new(&fixture, recipients);
-        for bytes in [
-            1,
-            65_535,
-            65_536,
-            131_072,
-            block::BLOCK_BYTES,
-            block::BLOCK_BYTES + 1,
-            3_500_000,
-        ] {
+        for bytes in [1, 65_535, 65_536, 131_072, block::BLOCK_BYTES, block::BLOCK_BYTES + 1, 3_500_000] {
             for raw in [noise(bytes as u64, bytes), vec![0; bytes]] {
                 let (segment, stored) = codec.encode(&raw);
                 assert_eq!(segment, agreeing(bytes as u64, &stored));
@@ -75,29 +60,15 @@ fn a_segment_comes_back_as_it_was_with_and_without_encryption() {
 #[test]
 fn a_segment_opens_with_any_one_of_its_keys_and_with_no_other() {
     let (own, escrow, stranger) = (Fixture::new(), Fixture::new(), Fixture::new());
-    let both = [
-        own.encoding.recipients.clone(),
-        escrow.encoding.recipients.clone(),
-    ]
-    .concat();
+    let both = [own.encoding.recipients.clone(), escrow.encoding.recipients.clone()].concat();
     let codec = Codec::new(&own, both.clone());
     let (segment, stored) = codec.encode(b"alpha");
     for fixture in [&own, &escrow] {
-        assert_eq!(
-            Codec::new(fixture, both.clone())
-                .decode(&segment, &stored)
-                .unwrap(),
-            b"alpha"
-        );
+        assert_eq!(Codec::new(fixture, both.clone()).decode(&segment, &stored).unwrap(), b"alpha");
     }
-    let error = Codec::new(&stranger, both.clone())
-        .decode(&segment, &stored)
-        .unwrap_err();
+    let error = Codec::new(&stranger, both.clone()).decode(&segment, &stored).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
-    assert!(
-        both.iter().all(|key| error.advice().unwrap().contains(key)),
-        "{error:?}"
-    );
+    assert!(both.iter().all(|key| error.advice().unwrap().contains(key)), "{error:?}");
 }
 
 #[test]
@@ -135,11 +106,8 @@ fn a_frame_that_does_not_fit_its_entry_is_refused() {
 
 #[test]
 fn every_problem_of_an_encoding_is_named_at_once() {
-    let bad = SegmentEncoding {
-        segment_bytes: 1,
-        zstd_level: 99,
-        recipients: vec!["age1nonsense".to_owned()],
-    };
+    let bad =
+        SegmentEncoding { segment_bytes: 1, zstd_level: 99, recipients: vec!["age1nonsense".to_owned()] };
     let keys: Vec<String> = check_encoding(&bad).into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["segment_bytes", "zstd_level", "recipients"]);
     let error = Encoder::new(&bad, Arc::default()).unwrap_err();
@@ -156,13 +124,8 @@ fn the_age_header_is_covered_too() {
         let mut changed = stored.to_vec();
         changed[at] ^= 1;
         let changed = Bytes::from(changed);
-        let error = codec
-            .decode(&agreeing(segment.raw_bytes, &changed), &changed)
-            .unwrap_err();
-        assert!(
-            matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied),
-            "{at}: {error:?}"
-        );
+        let error = codec.decode(&agreeing(segment.raw_bytes, &changed), &changed).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied), "{at}: {error:?}");
     }
 }
 

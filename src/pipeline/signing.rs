@@ -40,10 +40,7 @@ impl SigningKey {
                 .why(e.to_string())
                 .hint("name a file that `lifeboat keys init` wrote")
         })?;
-        Ok(Self {
-            pair,
-            pkcs8: pkcs8.to_vec(),
-        })
+        Ok(Self { pair, pkcs8: pkcs8.to_vec() })
     }
 
     pub fn load(path: &Path) -> Result<Loaded<Self>> {
@@ -58,13 +55,8 @@ impl SigningKey {
         let (Some((_, line)), None) = (lines.next(), lines.next()) else {
             return Err(refused("it does not hold exactly one key".to_owned()));
         };
-        let pkcs8 = BASE64
-            .decode(line)
-            .map_err(|_| refused("the key is not base64".to_owned()))?;
-        Ok(Loaded {
-            keys: Self::from_pkcs8(&pkcs8)?,
-            findings: exposure(path)?.into_iter().collect(),
-        })
+        let pkcs8 = BASE64.decode(line).map_err(|_| refused("the key is not base64".to_owned()))?;
+        Ok(Loaded { keys: Self::from_pkcs8(&pkcs8)?, findings: exposure(path)?.into_iter().collect() })
     }
 
     /// Base64.
@@ -101,9 +93,9 @@ impl TrustedSigners {
     pub fn parse<S: AsRef<str>>(keys: &[S]) -> Result<Self> {
         let parse = |key: &S| {
             decode_key(key.as_ref()).ok_or_else(|| {
-                Error::new(ErrorKind::Config, "read public key of signer")
-                    .with("key", key.as_ref())
-                    .hint("a signer is the base64 of 32 bytes, as in signers.txt and in the comment of signing.key")
+                Error::new(ErrorKind::Config, "read public key of signer").with("key", key.as_ref()).hint(
+                    "a signer is the base64 of 32 bytes, as in signers.txt and in the comment of signing.key",
+                )
             })
         };
         keys.iter().map(parse).collect::<Result<_>>().map(Self)
@@ -153,7 +145,5 @@ pub(super) fn holds(signer: &str, bytes: &[u8], signature: &str) -> bool {
     let (Some(key), Ok(signature)) = (decode_key(signer), BASE64.decode(signature)) else {
         return false;
     };
-    UnparsedPublicKey::new(&ED25519, key)
-        .verify(bytes, &signature)
-        .is_ok()
+    UnparsedPublicKey::new(&ED25519, key).verify(bytes, &signature).is_ok()
 }

@@ -184,11 +184,8 @@ impl SegmentSink {
 impl BackupSink for SegmentSink {
     async fn artifact(&self, name: &ArtifactName) -> Result<Box<dyn ArtifactWriter>> {
         self.shared.check()?;
-        let refused = |why: &str| {
-            Err(Error::new(ErrorKind::Conflict, "open artifact")
-                .with("artifact", name)
-                .why(why))
-        };
+        let refused =
+            |why: &str| Err(Error::new(ErrorKind::Conflict, "open artifact").with("artifact", name).why(why));
         if name.as_str().split('/').next() == Some(MANIFEST_FILE) {
             return refused("the name belongs to the manifest");
         }
@@ -206,9 +203,7 @@ pub(super) fn units(bytes: usize) -> usize {
 }
 
 pub(super) fn not_finished(name: &ArtifactName) -> Error {
-    Error::bug("finish backup")
-        .with("artifact", name)
-        .why("artifact was not finished")
+    Error::bug("finish backup").with("artifact", name).why("artifact was not finished")
 }
 
 impl Shared {
@@ -302,10 +297,7 @@ impl Shared {
     ) -> Result<()> {
         self.check()?;
         let (shared, key) = (self.clone(), self.key(name, number));
-        let encode = self
-            .job
-            .workers()
-            .compute("encode segment", move || shared.encoder.encode(raw));
+        let encode = self.job.workers().compute("encode segment", move || shared.encoder.encode(raw));
         let encoded = self.job.run("encode segment", encode).await?;
         self.check()?;
         let stored = put_once(&*self.storage, &key, encoded.parts, &self.job).await;
@@ -320,9 +312,8 @@ impl Shared {
 
 /// The first failure once more, for another caller: kind, hint and text are those of the original.
 fn repeat(first: &Arc<Error>) -> Error {
-    let again = Error::new(first.kind(), "go on with backup")
-        .retry_as(first.retry())
-        .because(First(first.clone()));
+    let again =
+        Error::new(first.kind(), "go on with backup").retry_as(first.retry()).because(First(first.clone()));
     match first.advice() {
         Some(hint) => again.hint(hint),
         None => again,

@@ -23,24 +23,13 @@ async fn artifacts_are_cut_at_the_segment_size_and_sorted_by_name() {
     let (job, fixture, storage) = (JobContext::plain(), Fixture::new(), DirStorage::new());
     let sink = fixture.sink(&storage, 1, &job);
     let size = usize::try_from(SEGMENT_BYTES).unwrap();
-    for (artifact, bytes) in [
-        ("z", size),
-        ("b/empty", 0),
-        ("b/big", 2 * size + 1),
-        ("a", size - 1),
-    ] {
+    for (artifact, bytes) in [("z", size), ("b/empty", 0), ("b/big", 2 * size + 1), ("a", size - 1)] {
         store(&sink, artifact, &noise(1, bytes)).await.unwrap();
     }
     let artifacts = sink.finish().await.unwrap();
     let seen: Vec<(&str, u64, Vec<u64>)> = artifacts
         .iter()
-        .map(|a| {
-            (
-                a.name.as_str(),
-                a.raw_bytes,
-                a.segments.iter().map(|s| s.raw_bytes).collect(),
-            )
-        })
+        .map(|a| (a.name.as_str(), a.raw_bytes, a.segments.iter().map(|s| s.raw_bytes).collect()))
         .collect();
     let s = SEGMENT_BYTES;
     assert_eq!(
@@ -55,12 +44,7 @@ async fn artifacts_are_cut_at_the_segment_size_and_sorted_by_name() {
     let prefix = backup_prefix(&fixture.system, &fixture.id(1));
     let stored = storage.list("", &job).await.unwrap();
     assert_eq!(stored.len(), 5);
-    assert!(
-        stored
-            .iter()
-            .any(|o| o.key == format!("{prefix}/b/big/000003.zst.age")),
-        "{stored:?}"
-    );
+    assert!(stored.iter().any(|o| o.key == format!("{prefix}/b/big/000003.zst.age")), "{stored:?}");
 }
 
 #[tokio::test]
@@ -69,10 +53,7 @@ async fn a_name_is_taken_once_and_the_manifest_keeps_its_own() {
     let sink = fixture.sink(&storage, 1, &job);
     store(&sink, "a", b"alpha").await.unwrap();
     for taken in ["a", "manifest.json", "manifest.json/x"] {
-        assert_eq!(
-            store(&sink, taken, b"beta").await.unwrap_err().kind(),
-            ErrorKind::Conflict
-        );
+        assert_eq!(store(&sink, taken, b"beta").await.unwrap_err().kind(), ErrorKind::Conflict);
     }
     assert_eq!(sink.finish().await.unwrap().len(), 1);
 }
@@ -80,9 +61,7 @@ async fn a_name_is_taken_once_and_the_manifest_keeps_its_own() {
 #[tokio::test]
 async fn an_object_that_is_there_already_is_never_replaced() {
     let (job, fixture, storage) = (JobContext::plain(), Fixture::new(), DirStorage::new());
-    store(&fixture.sink(&storage, 1, &job), "a", b"first")
-        .await
-        .unwrap();
+    store(&fixture.sink(&storage, 1, &job), "a", b"first").await.unwrap();
     let first = fixture.sink(&storage, 2, &job);
     store(&first, "a", b"first").await.unwrap();
     let artifacts = first.finish().await.unwrap();
@@ -90,14 +69,8 @@ async fn an_object_that_is_there_already_is_never_replaced() {
     store(&second, "a", b"second").await.ok();
     assert_eq!(second.finish().await.unwrap_err().kind(), ErrorKind::Conflict);
     let manifest = fixture.manifest(2, artifacts);
-    let stored = storage
-        .get(&manifest.segment_key(&name("a"), 1), &job)
-        .await
-        .unwrap();
-    assert_eq!(
-        stored.len() as u64,
-        manifest.artifacts[0].segments[0].stored_bytes
-    );
+    let stored = storage.get(&manifest.segment_key(&name("a"), 1), &job).await.unwrap();
+    assert_eq!(stored.len() as u64, manifest.artifacts[0].segments[0].stored_bytes);
 }
 
 #[tokio::test]
@@ -148,10 +121,8 @@ async fn an_interrupted_write_is_never_continued() {
     let chunk = Bytes::from(noise(1, 200_000));
     // with nothing stored the pipeline fills up, and the write that waits is dropped; paused time passes only when
     // nothing else can happen
-    while tokio::time::timeout(std::time::Duration::from_secs(1), writer.write(chunk.clone()))
-        .await
-        .is_ok()
-    {}
+    while tokio::time::timeout(std::time::Duration::from_secs(1), writer.write(chunk.clone())).await.is_ok() {
+    }
     gate.add_permits(1000);
     let error = writer.write(chunk).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Bug);
@@ -171,10 +142,7 @@ async fn an_aborted_backup_leaves_no_object_even_when_its_job_was_cancelled() {
     assert!(aborted.left.is_empty(), "{aborted:?}");
     assert_eq!(aborted.deleted, 6);
     assert!(storage.list("", &job).await.unwrap().is_empty());
-    assert_eq!(
-        store(&sink, "c", b"gamma").await.unwrap_err().kind(),
-        ErrorKind::Cancelled
-    );
+    assert_eq!(store(&sink, "c", b"gamma").await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,11 +169,7 @@ async fn memory_is_bounded_by_segments_in_flight_whatever_the_size() {
     // segments filled to the full (2) and in flight (2 cores + 2), of two blocks each; while one is encoded it holds one
     // block more; three artifacts beyond the first two hold one block
     let blocks_max = 2 * 2 + 4 * (2 + 1) + 3;
-    assert!(
-        sink.held_bytes_max() <= blocks_max * BLOCK_BYTES,
-        "{}",
-        sink.held_bytes_max()
-    );
+    assert!(sink.held_bytes_max() <= blocks_max * BLOCK_BYTES, "{}", sink.held_bytes_max());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,14 +177,9 @@ async fn small_artifacts_do_not_wait_for_each_other() {
     let (job, fixture, storage) = (JobContext::plain(), Fixture::new(), DirStorage::new());
     let mut sink_encoding = fixture.encoding.clone();
     sink_encoding.segment_bytes = super::super::segment::SEGMENT_BYTES_DEFAULT;
-    let sink = SegmentSink::new(
-        &fixture.system,
-        &fixture.id(1),
-        storage.clone(),
-        &sink_encoding,
-        job.clone(),
-    )
-    .unwrap();
+    let sink =
+        SegmentSink::new(&fixture.system, &fixture.id(1), storage.clone(), &sink_encoding, job.clone())
+            .unwrap();
     let gate = Arc::new(Semaphore::new(0));
     *storage.gate.lock().unwrap() = Some(gate.clone());
     for n in 0..20 {

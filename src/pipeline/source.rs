@@ -83,14 +83,9 @@ impl SegmentSource {
 impl BackupSource for SegmentSource {
     async fn open(&self, backup: &BackupId, artifact: &ArtifactName, job: &JobContext) -> Result<ByteStream> {
         let missing = |what: &'static str| {
-            Error::new(ErrorKind::NotFound, what)
-                .with("backup", backup)
-                .with("artifact", artifact)
+            Error::new(ErrorKind::NotFound, what).with("backup", backup).with("artifact", artifact)
         };
-        let stored = self
-            .backups
-            .get(backup)
-            .ok_or_else(|| missing("find backup in chain"))?;
+        let stored = self.backups.get(backup).ok_or_else(|| missing("find backup in chain"))?;
         let found = stored.manifest.artifact(artifact);
         let found = found.ok_or_else(|| missing("find artifact in backup"))?;
         let reading = Reading {
@@ -205,12 +200,8 @@ pub(super) async fn fetch_checked(
 ) -> Result<Bytes> {
     let bytes = fetch(storage, key, job).await?;
     let (segment, stored) = (segment.clone(), bytes.clone());
-    let check = job
-        .workers()
-        .compute("check segment", move || check_stored(&segment, &stored));
-    job.run("check segment", check)
-        .await
-        .map_err(|e| e.during(format!("use segment {key}")))?;
+    let check = job.workers().compute("check segment", move || check_stored(&segment, &stored));
+    job.run("check segment", check).await.map_err(|e| e.during(format!("use segment {key}")))?;
     Ok(bytes)
 }
 

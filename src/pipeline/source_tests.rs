@@ -37,27 +37,17 @@ async fn a_chain_is_read_from_the_storage_of_each_backup() {
     let (job, fixture) = (JobContext::plain(), Fixture::new());
     let (near, far) = (DirStorage::new(), DirStorage::new());
     let big = noise(5, 1_000_000);
-    let full = fixture
-        .backup(&near, 1, &[("a", &big), ("empty", b"")], &job)
-        .await;
+    let full = fixture.backup(&near, 1, &[("a", &big), ("empty", b"")], &job).await;
     let next = fixture.backup(&far, 2, &[("a", b"changed")], &job).await;
-    let chain = [
-        (full.clone(), near.clone() as Arc<dyn Storage>),
-        (next.clone(), far.clone() as Arc<dyn Storage>),
-    ];
+    let chain =
+        [(full.clone(), near.clone() as Arc<dyn Storage>), (next.clone(), far.clone() as Arc<dyn Storage>)];
     let source = SegmentSource::new(chain, fixture.identities.clone(), &job);
     assert!(read(&source, &full, "a", &job).await.unwrap() == big);
     assert_eq!(read(&source, &full, "empty", &job).await.unwrap(), b"");
     assert_eq!(read(&source, &next, "a", &job).await.unwrap(), b"changed");
-    assert_eq!(
-        read(&source, &full, "none", &job).await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(read(&source, &full, "none", &job).await.unwrap_err().kind(), ErrorKind::NotFound);
     let absent = fixture.manifest(3, Vec::new());
-    assert_eq!(
-        read(&source, &absent, "a", &job).await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(read(&source, &absent, "a", &job).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -85,10 +75,7 @@ async fn damage_is_named_and_nothing_of_the_damaged_segment_comes_out() {
         };
         assert!(seen == raw[..2 * usize::try_from(SEGMENT_BYTES).unwrap()]);
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(
-            error.to_string().contains(&key) && error.advice().is_some(),
-            "{error:?}"
-        );
+        assert!(error.to_string().contains(&key) && error.advice().is_some(), "{error:?}");
         assert!(stream.next().await.is_none(), "a stream that failed has ended");
         std::fs::write(storage.path(&key), &whole).unwrap();
     }
@@ -97,19 +84,14 @@ async fn damage_is_named_and_nothing_of_the_damaged_segment_comes_out() {
 #[tokio::test]
 async fn two_segments_exchanged_are_refused() {
     let (job, fixture, storage) = (JobContext::plain(), Fixture::new(), DirStorage::new());
-    let manifest = fixture
-        .backup(&storage, 1, &[("a", &noise(5, 200_000))], &job)
-        .await;
+    let manifest = fixture.backup(&storage, 1, &[("a", &noise(5, 200_000))], &job).await;
     let [one, two] = [1, 2].map(|n| storage.path(&manifest.segment_key(&name("a"), n)));
     let aside = one.with_extension("aside");
     std::fs::rename(&one, &aside).unwrap();
     std::fs::rename(&two, &one).unwrap();
     std::fs::rename(&aside, &two).unwrap();
     let source = source(&fixture, &storage, &manifest, &job);
-    assert_eq!(
-        read(&source, &manifest, "a", &job).await.unwrap_err().kind(),
-        ErrorKind::Corrupt
-    );
+    assert_eq!(read(&source, &manifest, "a", &job).await.unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 #[tokio::test]
@@ -122,10 +104,7 @@ async fn a_wrong_key_is_denied_with_the_name_of_the_right_one() {
         let source = SegmentSource::new(chain, identities, &job);
         let error = read(&source, &manifest, "a", &job).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied);
-        assert!(
-            error.advice().unwrap().contains(&fixture.encoding.recipients[0]),
-            "{error:?}"
-        );
+        assert!(error.advice().unwrap().contains(&fixture.encoding.recipients[0]), "{error:?}");
     }
 }
 
@@ -135,9 +114,7 @@ async fn streams_read_side_by_side_never_wait_for_each_other_and_memory_is_bound
     let (mut fixture, storage) = (Fixture::new(), DirStorage::new());
     fixture.encoding.segment_bytes = super::super::block::BLOCK_BYTES as u64;
     let raw = noise(9, 6_500_000);
-    let manifest = fixture
-        .backup(&storage, 1, &[("a", &raw), ("b", &raw), ("c", &raw)], &job)
-        .await;
+    let manifest = fixture.backup(&storage, 1, &[("a", &raw), ("b", &raw), ("c", &raw)], &job).await;
     let source = source(&fixture, &storage, &manifest, &job);
     let mut streams = Vec::new();
     for artifact in ["a", "b", "c"] {
@@ -155,11 +132,7 @@ async fn streams_read_side_by_side_never_wait_for_each_other_and_memory_is_bound
     }
     assert!(seen.iter().all(|s| *s == raw));
     // one segment for each stream, one being handed out, two ahead; a segment is one block here
-    assert!(
-        source.held_bytes_max() <= 6 * super::super::block::BLOCK_BYTES,
-        "{}",
-        source.held_bytes_max()
-    );
+    assert!(source.held_bytes_max() <= 6 * super::super::block::BLOCK_BYTES, "{}", source.held_bytes_max());
 }
 
 proptest! {

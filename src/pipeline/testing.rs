@@ -91,9 +91,7 @@ impl Storage for DirStorage {
         let result = match gate {
             Some(gate) => {
                 let pass = async { gate.acquire().await.map_err(|e| Error::bug("pass").because(e)) };
-                job.run("put object", pass)
-                    .await
-                    .map(tokio::sync::SemaphorePermit::forget)
+                job.run("put object", pass).await.map(tokio::sync::SemaphorePermit::forget)
             }
             None => Ok(()),
         }
@@ -109,10 +107,7 @@ impl Storage for DirStorage {
 
     async fn stat(&self, key: &str, _job: &JobContext) -> Result<Option<ObjectMeta>> {
         let found = std::fs::metadata(self.path(key)).ok();
-        Ok(found.map(|m| ObjectMeta {
-            key: key.to_owned(),
-            bytes: m.len(),
-        }))
+        Ok(found.map(|m| ObjectMeta { key: key.to_owned(), bytes: m.len() }))
     }
 
     async fn list(&self, prefix: &str, _job: &JobContext) -> Result<Vec<ObjectMeta>> {
@@ -120,12 +115,7 @@ impl Storage for DirStorage {
         while let Some(dir) = pending.pop() {
             for entry in std::fs::read_dir(&dir).or_io("list", &dir)? {
                 let path = entry.or_io("list", &dir)?.path();
-                let key = path
-                    .strip_prefix(self.home.path())
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
+                let key = path.strip_prefix(self.home.path()).unwrap().to_str().unwrap().to_owned();
                 if path.is_dir() {
                     pending.push(path);
                 } else if key.starts_with(prefix) {
@@ -226,10 +216,7 @@ impl Fixture {
             captured: Captured {
                 method: "tar".to_owned(),
                 server_version: String::new(),
-                position: Position {
-                    start: None,
-                    end: "1".to_owned(),
-                },
+                position: Position { start: None, end: "1".to_owned() },
                 captured_at: at,
                 watermark: None,
                 fingerprint: Fingerprint::default(),

@@ -108,12 +108,7 @@ async fn verify(
     };
     verification.push(if damaged > 0 {
         let all = whole + damaged as u64;
-        Check::failed(
-            name,
-            E1,
-            format!("{all} whole"),
-            format!("{damaged} damaged, {whole} whole"),
-        )
+        Check::failed(name, E1, format!("{all} whole"), format!("{damaged} damaged, {whole} whole"))
     } else {
         Check::passed(name, E1, format!("{whole} segments, {bytes} bytes read back"))
     });
@@ -159,12 +154,7 @@ async fn check_manifest(manifest: &Manifest, storage: &dyn Storage, job: &JobCon
     Ok(if same {
         Check::passed("manifest", E1, "present and unchanged")
     } else {
-        Check::failed(
-            "manifest",
-            E1,
-            "unchanged",
-            "it differs from what was read before",
-        )
+        Check::failed("manifest", E1, "unchanged", "it differs from what was read before")
     })
 }
 
@@ -180,9 +170,7 @@ mod tests {
         let storage: Arc<dyn Storage> = storage.clone();
         [
             verify_stored(manifest, &storage, &job).await.unwrap(),
-            verify_decoded(manifest, &storage, fixture.identities.clone(), &job)
-                .await
-                .unwrap(),
+            verify_decoded(manifest, &storage, fixture.identities.clone(), &job).await.unwrap(),
         ]
     }
 
@@ -190,17 +178,9 @@ mod tests {
     async fn verification_turns_red_for_every_kind_of_damage() {
         let (job, fixture) = (JobContext::plain(), Fixture::new());
         let storage = DirStorage::new();
-        let backup = fixture
-            .backup(
-                &storage,
-                1,
-                &[("a", &[1; 200_000]), ("b", b""), ("c", b"gamma")],
-                &job,
-            )
-            .await;
-        manifest::commit(&*storage, &backup, &fixture.signing, &job)
-            .await
-            .unwrap();
+        let backup =
+            fixture.backup(&storage, 1, &[("a", &[1; 200_000]), ("b", b""), ("c", b"gamma")], &job).await;
+        manifest::commit(&*storage, &backup, &fixture.signing, &job).await.unwrap();
         for verification in both(&fixture, &storage, &backup).await {
             assert_eq!(verification.level(), Some(E1), "{verification:?}");
         }
@@ -208,32 +188,18 @@ mod tests {
         let whole = storage.get(&key, &job).await.unwrap();
         let mut flipped = whole.to_vec();
         flipped[whole.len() / 2] ^= 1;
-        for damage in [
-            Some(flipped),
-            Some(whole[..whole.len() - 1].to_vec()),
-            Some(Vec::new()),
-            None,
-        ] {
+        for damage in [Some(flipped), Some(whole[..whole.len() - 1].to_vec()), Some(Vec::new()), None] {
             match damage {
-                Some(bytes) => storage
-                    .put(&key, vec![bytes.into()], Overwrite::Allow, &job)
-                    .await
-                    .unwrap(),
+                Some(bytes) => storage.put(&key, vec![bytes.into()], Overwrite::Allow, &job).await.unwrap(),
                 None => storage.delete(&key, &job).await.unwrap(),
             }
             for verification in both(&fixture, &storage, &backup).await {
                 assert!(verification.is_red());
                 assert_eq!(verification.level(), None);
-                assert!(
-                    verification.failures().any(|c| c.name.contains(&key)),
-                    "{verification:?}"
-                );
+                assert!(verification.failures().any(|c| c.name.contains(&key)), "{verification:?}");
             }
         }
-        storage
-            .put(&key, vec![whole], Overwrite::Allow, &job)
-            .await
-            .unwrap();
+        storage.put(&key, vec![whole], Overwrite::Allow, &job).await.unwrap();
         storage.delete(&backup.key(), &job).await.unwrap();
         for verification in both(&fixture, &storage, &backup).await {
             assert!(verification.is_red(), "a backup without its manifest");
@@ -245,9 +211,7 @@ mod tests {
         let (job, fixture) = (JobContext::plain(), Fixture::new());
         let storage = DirStorage::new();
         let backup = fixture.backup(&storage, 1, &[("a", b"alpha")], &job).await;
-        manifest::commit(&*storage, &backup, &fixture.signing, &job)
-            .await
-            .unwrap();
+        manifest::commit(&*storage, &backup, &fixture.signing, &job).await.unwrap();
         let storage: Arc<dyn Storage> = storage;
         assert!(!verify_stored(&backup, &storage, &job).await.unwrap().is_red());
         let other = Fixture::new().identities;

@@ -69,11 +69,7 @@ impl ArtifactWriter for SegmentWriter {
         }
         self.shared.finished(&self.name, self.raw_bytes);
         self.phase = Phase::Finished;
-        Ok(Artifact {
-            name: self.name.clone(),
-            raw_bytes: self.raw_bytes,
-            segments: Vec::new(),
-        })
+        Ok(Artifact { name: self.name.clone(), raw_bytes: self.raw_bytes, segments: Vec::new() })
     }
 }
 
@@ -113,11 +109,7 @@ impl SegmentWriter {
         if self.slot.is_none() {
             self.slot = self.shared.filling.clone().try_acquire_owned().ok();
         }
-        if self.slot.is_some() {
-            full - self.filled
-        } else {
-            0
-        }
+        if self.slot.is_some() { full - self.filled } else { 0 }
     }
 
     /// Gives the filled segment to the workers; waits while too much is in flight. This is the backpressure.

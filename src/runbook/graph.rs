@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 /// Positions in an order in which everything comes after what it needs; among the free ones the given order stays.
 /// `Err` is one cycle, each needing the next, the first named again at the end. Needs that name nothing are ignored.
 pub fn order(nodes: &[(String, Vec<String>)]) -> Result<Vec<usize>, Vec<String>> {
-    let at: BTreeMap<&str, usize> = nodes
-        .iter()
-        .enumerate()
-        .map(|(n, (id, _))| (id.as_str(), n))
-        .collect();
+    let at: BTreeMap<&str, usize> = nodes.iter().enumerate().map(|(n, (id, _))| (id.as_str(), n)).collect();
     let needs: Vec<Vec<usize>> = nodes
         .iter()
         .map(|(_, needs)| needs.iter().filter_map(|n| at.get(n.as_str()).copied()).collect())
@@ -24,10 +20,7 @@ pub fn order(nodes: &[(String, Vec<String>)]) -> Result<Vec<usize>, Vec<String>>
                 order.push(n);
             }
             None => {
-                return Err(cycle(&needs, &placed)
-                    .into_iter()
-                    .map(|n| nodes[n].0.clone())
-                    .collect());
+                return Err(cycle(&needs, &placed).into_iter().map(|n| nodes[n].0.clone()).collect());
             }
         }
     }
@@ -63,12 +56,7 @@ mod tests {
 
     #[test]
     fn a_cycle_is_named_from_end_to_end() {
-        let nodes = [
-            node("a", &[]),
-            node("b", &["d", "a"]),
-            node("c", &["b"]),
-            node("d", &["c"]),
-        ];
+        let nodes = [node("a", &[]), node("b", &["d", "a"]), node("c", &["b"]), node("d", &["c"])];
         assert_eq!(order(&nodes).unwrap_err(), ["b", "d", "c", "b"]);
     }
 

@@ -126,15 +126,8 @@ pub struct Answer {
 /// For progress bars and status boards. Not a record: the journal is.
 #[derive(Clone, Debug)]
 pub enum Observation {
-    StepStarted {
-        step: StepId,
-        attempt: u32,
-        progress: Arc<Progress>,
-    },
-    StepEnded {
-        step: StepId,
-        status: StepStatus,
-    },
+    StepStarted { step: StepId, attempt: u32, progress: Arc<Progress> },
+    StepEnded { step: StepId, status: StepStatus },
 }
 
 /// What measuring adds when a run ends: it can lower the verdict and the level, never raise them.

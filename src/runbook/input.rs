@@ -67,17 +67,12 @@ impl InputType {
     /// Reads a value of this type; the message says what is wanted.
     pub fn read(&self, text: &str) -> Result<Bound, String> {
         match self {
-            Self::System { .. } => SystemName::parse(text)
-                .map(Bound::System)
-                .map_err(|e| e.to_string()),
+            Self::System { .. } => SystemName::parse(text).map(Bound::System).map_err(|e| e.to_string()),
             Self::Text => Ok(Bound::Text(text.to_owned())),
             Self::Duration => humantime::parse_duration(text)
                 .map(Bound::Duration)
                 .map_err(|_| format!("`{text}` is not a duration; write it like 90s, 15m or 2h")),
-            Self::Number => text
-                .parse()
-                .map(Bound::Number)
-                .map_err(|_| format!("`{text}` is not a number")),
+            Self::Number => text.parse().map(Bound::Number).map_err(|_| format!("`{text}` is not a number")),
         }
     }
 
@@ -98,9 +93,7 @@ impl Input {
         let mut fields = at.fields(problems)?;
         let kind = fields.take("kind").and_then(|a| a.text(problems));
         let types = [("system", 0), ("text", 1), ("duration", 2), ("number", 3)];
-        let chosen = fields
-            .require("type", problems)
-            .and_then(|a| a.choice(&types, problems));
+        let chosen = fields.require("type", problems).and_then(|a| a.choice(&types, problems));
         let of = match chosen {
             Some(0) => Some(InputType::System { kind: kind.clone() }),
             Some(1) => Some(InputType::Text),
@@ -118,11 +111,7 @@ impl Input {
         });
         let why = fields.take("why").and_then(|a| a.text(problems));
         fields.finish(problems);
-        Some(Self {
-            of: of?,
-            default,
-            why,
-        })
+        Some(Self { of: of?, default, why })
     }
 }
 
@@ -156,10 +145,7 @@ pub fn substitute(at: &At<'_>, bindings: &Bindings, problems: &mut Problems) -> 
         ),
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => at.node.value.clone(),
     };
-    Node {
-        line: at.node.line,
-        value,
-    }
+    Node { line: at.node.line, value }
 }
 
 fn replace(text: &str, at: &At<'_>, bindings: &Bindings, problems: &mut Problems) -> Value {
@@ -179,10 +165,7 @@ fn replace(text: &str, at: &At<'_>, bindings: &Bindings, problems: &mut Problems
         let name = &rest[start + 2..start + end];
         let Some(bound) = bindings.get(name) else {
             let known: Vec<&str> = bindings.keys().map(String::as_str).collect();
-            at.problem(
-                problems,
-                format!("no input is named `{name}`; inputs are: {}", known.join(", ")),
-            );
+            at.problem(problems, format!("no input is named `{name}`; inputs are: {}", known.join(", ")));
             return Value::Text(text.to_owned());
         };
         if start == 0 && end + 1 == text.len() {
@@ -198,10 +181,7 @@ fn replace(text: &str, at: &At<'_>, bindings: &Bindings, problems: &mut Problems
 
 fn whole(bound: &Bound) -> Value {
     match bound {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "only whole numbers within range are cast"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "only whole numbers within range are cast")]
         Bound::Number(n) if n.fract() == 0.0 && n.abs() < 9e15 => Value::Int(*n as i64),
         Bound::Number(n) => Value::Float(*n),
         Bound::System(_) | Bound::Text(_) | Bound::Duration(_) => Value::Text(bound.to_string()),
@@ -215,14 +195,8 @@ mod tests {
 
     fn replaced(text: &str, bindings: &Bindings) -> (Value, usize) {
         let mut problems = Problems::of("x");
-        let node = Node {
-            line: 1,
-            value: Value::Text(text.to_owned()),
-        };
-        let at = At {
-            path: "f".into(),
-            node: &node,
-        };
+        let node = Node { line: 1, value: Value::Text(text.to_owned()) };
+        let at = At { path: "f".into(), node: &node };
         let value = substitute(&at, bindings, &mut problems).value;
         (value, problems.into_list().len())
     }

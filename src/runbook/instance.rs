@@ -42,10 +42,7 @@ pub fn instantiate(
     for spec in &specs {
         if let Some(reason) = reason_to_leave_out(spec, onto) {
             out.insert(&spec.id, &spec.needs);
-            instance.left_out.push(LeftOut {
-                what: format!("{}/{}", onto.system.name, spec.id),
-                reason,
-            });
+            instance.left_out.push(LeftOut { what: format!("{}/{}", onto.system.name, spec.id), reason });
         }
     }
     for spec in specs.iter().filter(|s| !out.contains_key(s.id.as_str())) {
@@ -68,15 +65,13 @@ fn reason_to_leave_out(spec: &StepSpec, onto: &Onto<'_>) -> Option<String> {
 /// Why `action` cannot be done with what is configured for the system.
 fn unconfigured(action: &Action, system: &SystemFact) -> Option<String> {
     match action {
-        Action::Service(s) if !system.service_actions.contains(&s.action) => Some(format!(
-            "no service {} is configured for {}",
-            s.action, system.name
-        )),
+        Action::Service(s) if !system.service_actions.contains(&s.action) => {
+            Some(format!("no service {} is configured for {}", s.action, system.name))
+        }
         Action::Check(c) => match &c.name {
-            Some(name) if !system.checks.contains(name) => Some(format!(
-                "no application check `{name}` is configured for {}",
-                system.name
-            )),
+            Some(name) if !system.checks.contains(name) => {
+                Some(format!("no application check `{name}` is configured for {}", system.name))
+            }
             None if system.checks.is_empty() => {
                 Some(format!("no application check is configured for {}", system.name))
             }

@@ -52,10 +52,7 @@ impl StepHistory {
     }
 
     pub fn has_failed(&self) -> bool {
-        matches!(
-            self.outcome,
-            Some(StepOutcome::Failed { .. } | StepOutcome::Unproven { .. })
-        )
+        matches!(self.outcome, Some(StepOutcome::Failed { .. } | StepOutcome::Unproven { .. }))
     }
 }
 
@@ -76,11 +73,8 @@ pub struct History {
 impl History {
     pub fn replay(plan: &Plan, records: &[JournalRecord]) -> Self {
         let gates = plan.steps.iter().filter(|s| matches!(s.action, Action::Gate(_)));
-        let mut history = Self {
-            gates: gates.map(|s| s.id.clone()).collect(),
-            is_empty: true,
-            ..Self::default()
-        };
+        let mut history =
+            Self { gates: gates.map(|s| s.id.clone()).collect(), is_empty: true, ..Self::default() };
         history.apply(records);
         history
     }
@@ -98,9 +92,7 @@ impl History {
     /// Whether undoing has begun, in this process or an earlier one.
     pub fn is_rolling_back(&self, plan: &Plan) -> bool {
         let undos = plan.steps.iter().filter(|s| s.undo.is_some());
-        undos
-            .filter_map(|s| s.undo_id().ok())
-            .any(|id| self.steps.contains_key(&id))
+        undos.filter_map(|s| s.undo_id().ok()).any(|id| self.steps.contains_key(&id))
     }
 
     pub fn human_wait(&self) -> Duration {
@@ -109,10 +101,7 @@ impl History {
 
     /// The part of the waiting for people that fell between two instants.
     pub fn human_wait_between(&self, from: Timestamp, to: Timestamp) -> Duration {
-        self.waits
-            .iter()
-            .map(|(a, b)| gap((*a).max(from), (*b).min(to)))
-            .sum()
+        self.waits.iter().map(|(a, b)| gap((*a).max(from), (*b).min(to))).sum()
     }
 
     fn waits_for_people(&self) -> bool {
@@ -164,12 +153,7 @@ impl History {
             RunEvent::State { state, .. } => {
                 self.paused_in = (*state == RunState::Paused).then_some(record.epoch);
             }
-            RunEvent::Gate {
-                step,
-                approved,
-                by,
-                reason,
-            } => {
+            RunEvent::Gate { step, approved, by, reason } => {
                 self.steps.entry(step.clone()).or_default().answer = Some(Answered {
                     seq: record.seq,
                     approved: *approved,
@@ -205,10 +189,7 @@ impl Person {
                 .why("it needs a person and a reason")
                 .hint("say who decides and why; both go into the report"));
         }
-        Ok(Self {
-            name: name.trim().to_owned(),
-            reason: reason.trim().to_owned(),
-        })
+        Ok(Self { name: name.trim().to_owned(), reason: reason.trim().to_owned() })
     }
 }
 
@@ -228,12 +209,7 @@ impl Journal {
             .append(&self.run, self.epoch, &event, at)
             .await
             .map_err(|e| e.during("write the journal of the run"))?;
-        Ok(JournalRecord {
-            seq,
-            at,
-            epoch: self.epoch,
-            event,
-        })
+        Ok(JournalRecord { seq, at, epoch: self.epoch, event })
     }
 
     pub async fn read(&self, plan: &Plan) -> Result<History> {
@@ -271,10 +247,7 @@ impl Journal {
         let event = RunEvent::Outcome {
             step: step.clone(),
             attempt: past.attempts.max(1),
-            outcome: StepOutcome::Skipped {
-                reason: who.reason.clone(),
-                by: Some(who.name.clone()),
-            },
+            outcome: StepOutcome::Skipped { reason: who.reason.clone(), by: Some(who.name.clone()) },
         };
         self.append(event, at).await.map(|_| ())
     }

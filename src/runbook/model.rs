@@ -140,10 +140,7 @@ impl Runbook {
     /// Reads one file. All problems go to `problems`; a runbook with any must not be used.
     pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Self> {
         let node = yaml::parse(text, problems)?;
-        let root = At {
-            path: String::new(),
-            node: &node,
-        };
+        let root = At { path: String::new(), node: &node };
         let mut fields = root.fields(problems)?;
         read_schema(&mut fields, SCHEMA, problems);
         let name = fields.require("name", problems).and_then(|a| a.parse(problems));
@@ -188,11 +185,7 @@ impl Runbook {
         for name in given.keys().filter(|n| !self.inputs.contains_key(*n)) {
             let hint = nearest(name, self.inputs.keys().map(String::as_str))
                 .map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
-            problems.add(
-                None,
-                "inputs",
-                format!("runbook {} has no input `{name}`{hint}", self.name),
-            );
+            problems.add(None, "inputs", format!("runbook {} has no input `{name}`{hint}", self.name));
         }
         let mut bindings = Bindings::new();
         for (name, input) in &self.inputs {
@@ -213,26 +206,15 @@ impl Runbook {
 
     /// Puts `bindings` in and reads every step.
     pub fn instantiate(&self, bindings: &Bindings, problems: &mut Problems) -> Vec<StepSpec> {
-        let system = self
-            .system_input()
-            .and_then(|(name, _)| match bindings.get(name) {
-                Some(Bound::System(system)) => Some(system.clone()),
-                Some(Bound::Text(_) | Bound::Duration(_) | Bound::Number(_)) | None => None,
-            });
+        let system = self.system_input().and_then(|(name, _)| match bindings.get(name) {
+            Some(Bound::System(system)) => Some(system.clone()),
+            Some(Bound::Text(_) | Bound::Duration(_) | Bound::Number(_)) | None => None,
+        });
         let mut specs = Vec::new();
         for (n, step) in self.steps.iter().enumerate() {
             let path = format!("steps[{n}]");
-            let node = substitute(
-                &At {
-                    path: path.clone(),
-                    node: step,
-                },
-                bindings,
-                problems,
-            );
-            let scope = super::step::Scope {
-                system: system.as_ref(),
-            };
+            let node = substitute(&At { path: path.clone(), node: step }, bindings, problems);
+            let scope = super::step::Scope { system: system.as_ref() };
             specs.extend(StepSpec::parse(&At { path, node: &node }, &scope, problems));
         }
         check_references(&specs, problems);
@@ -248,10 +230,7 @@ pub fn read_schema(fields: &mut Fields<'_>, wanted: &str, problems: &mut Problem
     if let Some(given) = at.text(problems)
         && given != wanted
     {
-        at.problem(
-            problems,
-            format!("`{given}` is not known here; write `schema: {wanted}`"),
-        );
+        at.problem(problems, format!("`{given}` is not known here; write `schema: {wanted}`"));
     }
 }
 
@@ -274,11 +253,7 @@ fn check_references(specs: &[StepSpec], problems: &mut Problems) {
     let mut seen = BTreeSet::new();
     for spec in specs {
         if !seen.insert(&spec.id) {
-            problems.add(
-                Some(spec.line),
-                "steps",
-                format!("two steps have the id `{}`", spec.id),
-            );
+            problems.add(Some(spec.line), "steps", format!("two steps have the id `{}`", spec.id));
         }
         for need in spec.needs.iter().filter(|n| !ids.contains(n.as_str())) {
             let hint = nearest(need, ids.iter().copied())
@@ -307,10 +282,7 @@ fn check_references(specs: &[StepSpec], problems: &mut Problems) {
 pub fn read_step_id(at: &At<'_>, problems: &mut Problems) -> Option<String> {
     let text = at.text(problems)?;
     if StepId::parse(text.clone()).is_err() || text.contains('/') {
-        at.problem(
-            problems,
-            format!("`{text}` is not a step id: use letters, digits, . _ and -"),
-        );
+        at.problem(problems, format!("`{text}` is not a step id: use letters, digits, . _ and -"));
         return None;
     }
     Some(text)

@@ -22,10 +22,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
     let text = format!(
         "{HEAD}inputs:\n  system: {{type: system}}\nsteps:\n  - id: a\n    restore: {{}}\n    timeot: 3s\n"
     );
-    assert_eq!(
-        problems(&text),
-        ["r.yaml:10: steps[0].timeot: unknown key; did you mean `timeout`?"]
-    );
+    assert_eq!(problems(&text), ["r.yaml:10: steps[0].timeot: unknown key; did you mean `timeout`?"]);
 }
 
 #[test]
@@ -132,9 +129,7 @@ steps:
     use Effect::{Idempotent, Once, Read, Resumable};
     assert_eq!(
         effects,
-        [
-            Resumable, Read, Idempotent, Once, Read, Read, Read, Read, Read, Read, Idempotent, Idempotent
-        ]
+        [Resumable, Read, Idempotent, Once, Read, Read, Read, Read, Read, Read, Idempotent, Idempotent]
     );
     assert_eq!(specs[2].on_fail, OnFail::Rollback);
     assert_eq!(specs[3].need, Need::Optional);
@@ -144,13 +139,9 @@ steps:
     assert!(specs[10].action.describe().contains("about orders, ${literal}"));
     assert_eq!(specs[11].retry.max, 3);
     let page = runbook_text(&runbook, &given);
-    for wanted in [
-        "### 1. ",
-        "restore `orders`",
-        "Only in a real recovery",
-        "do NOT repeat it",
-        "up to 3 more times",
-    ] {
+    for wanted in
+        ["### 1. ", "restore `orders`", "Only in a real recovery", "do NOT repeat it", "up to 3 more times"]
+    {
         assert!(page.contains(wanted), "{wanted} is not in:\n{page}");
     }
 }
@@ -163,17 +154,11 @@ fn inputs_that_are_missing_unknown_or_of_another_type_are_named() {
     let mut problems = Problems::of("r.yaml");
     let runbook = Runbook::parse("r.yaml", &text, &mut problems).unwrap();
     assert!(problems.is_empty());
-    let given = BTreeMap::from([
-        ("n".to_owned(), "x".to_owned()),
-        ("sytem".to_owned(), "o".to_owned()),
-    ]);
+    let given = BTreeMap::from([("n".to_owned(), "x".to_owned()), ("sytem".to_owned(), "o".to_owned())]);
     runbook.bind(&given, &mut problems);
     let found: Vec<String> = problems.into_list().iter().map(ToString::to_string).collect();
     assert_eq!(found.len(), 3, "{found:?}");
-    assert!(
-        found[0].contains("no input `sytem`; did you mean `system`?"),
-        "{found:?}"
-    );
+    assert!(found[0].contains("no input `sytem`; did you mean `system`?"), "{found:?}");
 }
 
 const STEPS: &str = "steps:

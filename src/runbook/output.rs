@@ -25,17 +25,11 @@ pub struct StepOutput {
 
 impl StepOutput {
     pub fn text(text: impl Into<String>) -> Self {
-        Self {
-            text: Some(text.into()),
-            ..Self::default()
-        }
+        Self { text: Some(text.into()), ..Self::default() }
     }
 
     pub fn checked(checks: Vec<Check>) -> Self {
-        Self {
-            checks,
-            ..Self::default()
-        }
+        Self { checks, ..Self::default() }
     }
 
     pub fn all_checks(&self) -> impl Iterator<Item = &Check> {

@@ -221,35 +221,19 @@ impl Plan {
     }
 
     fn note_gaps(&mut self) {
-        let pointless = self
-            .systems
-            .iter()
-            .filter(|s| s.found.point.is_none() && s.found.missing.is_empty());
-        let gaps: Vec<String> = pointless
-            .map(|s| format!("{}: no usable backup", s.name))
-            .collect();
+        let pointless = self.systems.iter().filter(|s| s.found.point.is_none() && s.found.missing.is_empty());
+        let gaps: Vec<String> = pointless.map(|s| format!("{}: no usable backup", s.name)).collect();
         self.missing.extend(gaps);
         let no_forecast = self.systems.iter().filter(|s| s.found.expected.is_none());
         let gaps: Vec<String> = no_forecast
-            .map(|s| {
-                format!(
-                    "{}: how long the restore takes (nothing was measured yet)",
-                    s.name
-                )
-            })
+            .map(|s| format!("{}: how long the restore takes (nothing was measured yet)", s.name))
             .collect();
         self.unknown.extend(gaps);
     }
 
     fn compute_digest(&self) -> Result<String> {
-        let steps: Vec<PlannedStep> = self
-            .steps
-            .iter()
-            .map(|s| PlannedStep {
-                expected: None,
-                ..s.clone()
-            })
-            .collect();
+        let steps: Vec<PlannedStep> =
+            self.steps.iter().map(|s| PlannedStep { expected: None, ..s.clone() }).collect();
         let digested = Digested {
             schema: &self.schema,
             scenario: self.scenario.as_ref(),
@@ -307,12 +291,8 @@ fn common_time(systems: &[PlannedSystem]) -> Option<Timestamp> {
 }
 
 fn gather(systems: &[PlannedSystem], of: impl Fn(&PointFact) -> &Vec<String>) -> Vec<String> {
-    let lines = |s: &PlannedSystem| {
-        of(&s.found)
-            .iter()
-            .map(|l| format!("{}: {l}", s.name))
-            .collect::<Vec<_>>()
-    };
+    let lines =
+        |s: &PlannedSystem| of(&s.found).iter().map(|l| format!("{}: {l}", s.name)).collect::<Vec<_>>();
     systems.iter().flat_map(lines).collect()
 }
 
@@ -333,21 +313,11 @@ fn in_order(mut steps: Vec<PlannedStep>) -> Result<Vec<PlannedStep>> {
             .why("two steps have this id")
             .hint("answer every system with one runbook only"));
     }
-    let nodes: Vec<(String, Vec<String>)> = steps
-        .iter()
-        .map(|s| {
-            (
-                s.id.to_string(),
-                s.needs.iter().map(ToString::to_string).collect(),
-            )
-        })
-        .collect();
+    let nodes: Vec<(String, Vec<String>)> =
+        steps.iter().map(|s| (s.id.to_string(), s.needs.iter().map(ToString::to_string).collect())).collect();
     let order = graph::order(&nodes).map_err(|cycle| {
         Error::new(ErrorKind::Config, "order the steps")
-            .why(format!(
-                "they need each other in a circle: {}",
-                cycle.join(" -> ")
-            ))
+            .why(format!("they need each other in a circle: {}", cycle.join(" -> ")))
             .hint("remove one of these needs from the scenario or the runbook")
     })?;
     Ok(order.into_iter().filter_map(|n| steps.get(n).cloned()).collect())

@@ -42,10 +42,7 @@ pub struct Problems {
 
 impl Problems {
     pub fn of(file: impl Into<String>) -> Self {
-        Self {
-            file: file.into(),
-            list: Vec::new(),
-        }
+        Self { file: file.into(), list: Vec::new() }
     }
 
     pub fn add(&mut self, line: Option<u64>, field: impl Into<String>, message: impl Into<String>) {

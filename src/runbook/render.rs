@@ -15,11 +15,7 @@ pub fn plan_text(plan: &Plan, now: Timestamp) -> String {
         head(text, plan)?;
         systems(text, plan, now)?;
         steps(text, plan)?;
-        list(
-            text,
-            "Left out",
-            plan.left_out.iter().map(|l| format!("{}: {}", l.what, l.reason)),
-        )?;
+        list(text, "Left out", plan.left_out.iter().map(|l| format!("{}: {}", l.what, l.reason)))?;
         list(text, "UNKNOWN", plan.unknown.iter().cloned())?;
         list(text, "MISSING", plan.missing.iter().cloned())?;
         foot(text, plan)
@@ -32,10 +28,7 @@ pub fn plan_text(plan: &Plan, now: Timestamp) -> String {
 }
 
 fn head(to: &mut String, plan: &Plan) -> std::fmt::Result {
-    let name = plan
-        .scenario
-        .as_ref()
-        .map_or_else(String::new, |s| format!(" ({s})"));
+    let name = plan.scenario.as_ref().map_or_else(String::new, |s| format!(" ({s})"));
     writeln!(to, "{}{name}", plan.title)?;
     let line = match (plan.recovery_line, plan.recover_to) {
         (RecoveryLine::LatestEach, _) => "the newest point of each system".to_owned(),
@@ -47,11 +40,7 @@ fn head(to: &mut String, plan: &Plan) -> std::fmt::Result {
         Mode::Drill => "drill, in a sandbox",
         Mode::Plan => "plan only",
     };
-    writeln!(
-        to,
-        "Mode: {mode}. Recovery line: {line}. Level to reach: {}.",
-        plan.level
-    )?;
+    writeln!(to, "Mode: {mode}. Recovery line: {line}. Level to reach: {}.", plan.level)?;
     for (name, value) in &plan.inputs {
         writeln!(to, "Input {name}: {value}")?;
     }
@@ -74,12 +63,7 @@ fn systems(to: &mut String, plan: &Plan, now: Timestamp) -> std::fmt::Result {
                 };
                 writeln!(to, "    backup    {} ({links}, {})", p.backup, p.state)?;
                 let holds = p.holds_until();
-                writeln!(
-                    to,
-                    "    holds     writes until {} ({} ago)",
-                    instant(holds),
-                    ago(holds, now)
-                )?;
+                writeln!(to, "    holds     writes until {} ({} ago)", instant(holds), ago(holds, now))?;
                 let (raw, stored) = (bytes(p.raw_bytes), bytes(p.stored_bytes));
                 writeln!(to, "    size      {raw} ({stored} stored){}", free(system))?;
             }
@@ -95,10 +79,7 @@ fn systems(to: &mut String, plan: &Plan, now: Timestamp) -> std::fmt::Result {
 }
 
 fn free(system: &PlannedSystem) -> String {
-    system
-        .found
-        .free_bytes
-        .map_or_else(String::new, |f| format!(", {} free at the target", bytes(f)))
+    system.found.free_bytes.map_or_else(String::new, |f| format!(", {} free at the target", bytes(f)))
 }
 
 fn steps(to: &mut String, plan: &Plan) -> std::fmt::Result {
@@ -121,11 +102,7 @@ fn remarks(step: &PlannedStep) -> String {
     if let Some(expected) = step.expected {
         remarks.push(format!("about {}", span(expected)));
     }
-    if remarks.is_empty() {
-        String::new()
-    } else {
-        format!(" [{}]", remarks.join(", "))
-    }
+    if remarks.is_empty() { String::new() } else { format!(" [{}]", remarks.join(", ")) }
 }
 
 fn list(to: &mut String, title: &str, lines: impl Iterator<Item = String>) -> std::fmt::Result {
@@ -142,11 +119,7 @@ fn foot(to: &mut String, plan: &Plan) -> std::fmt::Result {
     let expected = plan.expected().map_or("UNKNOWN".to_owned(), span);
     writeln!(to, "\nExpected time: {expected}")?;
     writeln!(to, "Plan digest: {}", plan.digest)?;
-    let could = if plan.could_run() {
-        "yes"
-    } else {
-        "NO, see MISSING"
-    };
+    let could = if plan.could_run() { "yes" } else { "NO, see MISSING" };
     writeln!(to, "Could run now: {could}")
 }
 
@@ -163,9 +136,7 @@ pub fn span(time: Duration) -> String {
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> String {
-    (now - at)
-        .to_std()
-        .map_or_else(|_| "in the future".to_owned(), span)
+    (now - at).to_std().map_or_else(|_| "in the future".to_owned(), span)
 }
 
 pub fn bytes(n: u64) -> String {

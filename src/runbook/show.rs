@@ -37,11 +37,8 @@ fn write_page(to: &mut String, runbook: &Runbook, given: &Bindings, specs: &[Ste
     writeln!(to, "## Steps\n")?;
     let nodes: Vec<(String, Vec<String>)> = specs.iter().map(|s| (s.id.clone(), s.needs.clone())).collect();
     let order = graph::order(&nodes).unwrap_or_else(|_| (0..specs.len()).collect());
-    let numbers: BTreeMap<&str, usize> = order
-        .iter()
-        .enumerate()
-        .map(|(place, &n)| (specs[n].id.as_str(), place + 1))
-        .collect();
+    let numbers: BTreeMap<&str, usize> =
+        order.iter().enumerate().map(|(place, &n)| (specs[n].id.as_str(), place + 1)).collect();
     for (place, &n) in order.iter().enumerate() {
         write_step(to, place + 1, &specs[n], &numbers)?;
     }
@@ -70,12 +67,8 @@ fn write_step(
     if action != spec.title {
         writeln!(to, "- Do: {action}.")?;
     }
-    let after: Vec<String> = spec
-        .needs
-        .iter()
-        .filter_map(|n| numbers.get(n.as_str()))
-        .map(|n| format!("step {n}"))
-        .collect();
+    let after: Vec<String> =
+        spec.needs.iter().filter_map(|n| numbers.get(n.as_str())).map(|n| format!("step {n}")).collect();
     if !after.is_empty() {
         writeln!(to, "- Only after {}.", after.join(" and "))?;
     }
@@ -105,10 +98,7 @@ fn write_step(
 }
 
 fn only_in(spec: &StepSpec) -> Option<&'static str> {
-    let (recover, drill) = (
-        spec.modes.contains(&Mode::Recover),
-        spec.modes.contains(&Mode::Drill),
-    );
+    let (recover, drill) = (spec.modes.contains(&Mode::Recover), spec.modes.contains(&Mode::Drill));
     match (recover, drill) {
         (true, false) => Some("real recovery"),
         (false, true) => Some("drill"),
@@ -126,9 +116,6 @@ fn repeating(spec: &StepSpec) -> String {
     };
     match spec.retry.max {
         0 => rule.to_owned(),
-        n => format!(
-            "{rule} (up to {n} more times, {} apart)",
-            span(spec.retry.backoff)
-        ),
+        n => format!("{rule} (up to {n} more times, {} apart)", span(spec.retry.backoff)),
     }
 }

@@ -17,9 +17,7 @@ impl StepSpec {
     pub fn parse(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Option<Self> {
         let mut fields = at.fields(problems)?;
         let line = fields.line();
-        let id = fields
-            .require("id", problems)
-            .and_then(|a| read_step_id(&a, problems));
+        let id = fields.require("id", problems).and_then(|a| read_step_id(&a, problems));
         let title = fields.take("title").and_then(|a| a.text(problems));
         let needs = fields.take("needs").map(|a| a.texts(problems));
         let modes = read_modes(&mut fields, problems);
@@ -62,11 +60,7 @@ impl StepSpec {
             budget,
             retry,
             on_fail: on_fail.unwrap_or(OnFail::Pause),
-            need: if optional == Some(true) {
-                Need::Optional
-            } else {
-                Need::Required
-            },
+            need: if optional == Some(true) { Need::Optional } else { Need::Required },
             verify,
             undo,
             probe,
@@ -76,11 +70,7 @@ impl StepSpec {
 }
 
 fn read_modes(fields: &mut Fields<'_>, problems: &mut Problems) -> BTreeSet<Mode> {
-    let all = [
-        ("recover", Mode::Recover),
-        ("drill", Mode::Drill),
-        ("plan", Mode::Plan),
-    ];
+    let all = [("recover", Mode::Recover), ("drill", Mode::Drill), ("plan", Mode::Plan)];
     match fields.take("modes") {
         Some(at) => {
             let items = at.items(problems);
@@ -91,18 +81,11 @@ fn read_modes(fields: &mut Fields<'_>, problems: &mut Problems) -> BTreeSet<Mode
 }
 
 fn read_retry(fields: &mut Fields<'_>, problems: &mut Problems) -> RetryRule {
-    let mut rule = RetryRule {
-        max: 0,
-        backoff: BACKOFF_DEFAULT,
-        when: RetryWhen::Later,
-    };
+    let mut rule = RetryRule { max: 0, backoff: BACKOFF_DEFAULT, when: RetryWhen::Later };
     let Some(mut fields) = fields.take("retry").and_then(|a| a.fields(problems)) else {
         return rule;
     };
-    if let Some(max) = fields
-        .require("max", problems)
-        .and_then(|a| a.whole(0..=RETRIES_MAX, problems))
-    {
+    if let Some(max) = fields.require("max", problems).and_then(|a| a.whole(0..=RETRIES_MAX, problems)) {
         rule.max = max;
     }
     if let Some(backoff) = fields.take("backoff").and_then(|a| a.duration(problems)) {
@@ -145,9 +128,6 @@ fn read_verify(fields: &mut Fields<'_>, scope: &Scope<'_>, problems: &mut Proble
 /// Checks and probes may not change anything. A command is taken at its author's word.
 pub fn only_reading(at: &At<'_>, action: &Action, problems: &mut Problems) {
     if action.effect() != Effect::Read && !matches!(action, Action::Command(_)) {
-        at.problem(
-            problems,
-            format!("{} changes something and cannot be a check", action.describe()),
-        );
+        at.problem(problems, format!("{} changes something and cannot be a check", action.describe()));
     }
 }

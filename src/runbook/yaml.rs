@@ -43,10 +43,7 @@ pub struct Key {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self {
-            line: spanned.referenced.line(),
-            value: spanned.value,
-        })
+        Ok(Self { line: spanned.referenced.line(), value: spanned.value })
     }
 }
 
@@ -96,13 +93,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             let line = key.referenced.line();
-            entries.push((
-                Key {
-                    line,
-                    name: key.value,
-                },
-                map.next_value()?,
-            ));
+            entries.push((Key { line, name: key.value }, map.next_value()?));
         }
         Ok(Value::Map(entries))
     }
@@ -161,19 +152,14 @@ impl<'a> At<'a> {
 
     pub fn parse<T: FromStr<Err: fmt::Display>>(&self, problems: &mut Problems) -> Option<T> {
         let text = self.text(problems)?;
-        text.parse()
-            .map_err(|e| self.problem(problems, format!("{e}")))
-            .ok()
+        text.parse().map_err(|e| self.problem(problems, format!("{e}"))).ok()
     }
 
     pub fn duration(&self, problems: &mut Problems) -> Option<Duration> {
         let text = self.text(problems)?;
         let parsed = humantime::parse_duration(&text);
         if parsed.is_err() {
-            self.problem(
-                problems,
-                format!("`{text}` is not a duration; write it like 90s, 15m or 2h"),
-            );
+            self.problem(problems, format!("`{text}` is not a duration; write it like 90s, 15m or 2h"));
         }
         parsed.ok()
     }
@@ -231,10 +217,7 @@ impl<'a> At<'a> {
             return list
                 .iter()
                 .enumerate()
-                .map(|(n, node)| At {
-                    path: format!("{path}[{n}]"),
-                    node,
-                })
+                .map(|(n, node)| At { path: format!("{path}[{n}]"), node })
                 .collect();
         }
         self.mismatch(problems, "a list");
@@ -276,10 +259,7 @@ impl<'a> Fields<'a> {
         self.know(key);
         let at = self.entries.iter().position(|(k, _)| k.name == key)?;
         self.taken.insert(at);
-        Some(At {
-            path: self.path_of(key),
-            node: &self.entries[at].1,
-        })
+        Some(At { path: self.path_of(key), node: &self.entries[at].1 })
     }
 
     pub fn require(&mut self, key: &'static str, problems: &mut Problems) -> Option<At<'a>> {
@@ -325,11 +305,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// Reports every key that nobody asked for.
@@ -354,14 +330,9 @@ mod tests {
         let mut problems = Problems::of("x.yaml");
         let text = "name: a\ntimeot: 3s\nlimit: many\n";
         let node = parse(text, &mut problems).unwrap();
-        let at = At {
-            path: String::new(),
-            node: &node,
-        };
+        let at = At { path: String::new(), node: &node };
         let mut fields = at.fields(&mut problems).unwrap();
-        let name: Option<String> = fields
-            .require("name", &mut problems)
-            .and_then(|a| a.text(&mut problems));
+        let name: Option<String> = fields.require("name", &mut problems).and_then(|a| a.text(&mut problems));
         assert_eq!(name.as_deref(), Some("a"));
         assert!(fields.take("timeout").is_none());
         let limit = fields.take("limit").unwrap();

@@ -17,30 +17,19 @@ pub struct Account {
 impl Account {
     /// Looks `name` up in the system's user database.
     pub fn named(name: &str) -> Result<Self> {
-        let found = nix::unistd::User::from_name(name).map_err(|e| {
-            Error::new(ErrorKind::Failed, "look up account")
-                .with("account", name)
-                .because(e)
-        })?;
+        let found = nix::unistd::User::from_name(name)
+            .map_err(|e| Error::new(ErrorKind::Failed, "look up account").with("account", name).because(e))?;
         let user = found.ok_or_else(|| {
             Error::new(ErrorKind::Config, "find account")
                 .with("account", name)
                 .hint("name an existing user in sandbox.user")
         })?;
-        Ok(Self {
-            name: name.to_owned(),
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-        })
+        Ok(Self { name: name.to_owned(), uid: user.uid.as_raw(), gid: user.gid.as_raw() })
     }
 
     /// What to run servers as: `name` when we are root, ourselves otherwise.
     pub fn for_servers(name: &str) -> Result<Option<Self>> {
-        if nix::unistd::geteuid().is_root() {
-            Self::named(name).map(Some)
-        } else {
-            Ok(None)
-        }
+        if nix::unistd::geteuid().is_root() { Self::named(name).map(Some) } else { Ok(None) }
     }
 
     /// Gives `path` and everything below it to the account. Links themselves change owner, never what they point to.

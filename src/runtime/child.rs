@@ -44,22 +44,13 @@ impl std::fmt::Debug for Program {
 
 impl Program {
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            args: Vec::new(),
-            env: Vec::new(),
-            dir: None,
-            account: None,
-            stdin: None,
-        }
+        Self { path: path.into(), args: Vec::new(), env: Vec::new(), dir: None, account: None, stdin: None }
     }
 
     /// Finds `name` in `dirs` or on the PATH; `Unsupported` with `hint` when it is not there.
     pub fn find(name: &str, dirs: &[&Path], hint: &str) -> Result<Self> {
         find_program(name, dirs).map(Self::at).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "find program")
-                .with("program", name)
-                .hint(hint)
+            Error::new(ErrorKind::Unsupported, "find program").with("program", name).hint(hint)
         })
     }
 
@@ -77,8 +68,7 @@ impl Program {
 
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -105,11 +95,7 @@ impl Program {
     }
 
     fn name(&self) -> String {
-        self.path
-            .file_name()
-            .unwrap_or(self.path.as_os_str())
-            .to_string_lossy()
-            .into_owned()
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
     }
 
     fn command(&self) -> Command {
@@ -137,10 +123,7 @@ impl Program {
                 c
             }
         };
-        command
-            .args(&self.args)
-            .envs(self.env.iter().map(|(k, v)| (k, v)))
-            .kill_on_drop(true);
+        command.args(&self.args).envs(self.env.iter().map(|(k, v)| (k, v))).kill_on_drop(true);
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
@@ -148,21 +131,12 @@ impl Program {
     }
 
     fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Result<tokio::process::Child> {
-        let stdin = if self.stdin.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
-        self.command()
-            .stdin(stdin)
-            .stdout(stdout)
-            .stderr(stderr)
-            .spawn()
-            .map_err(|e| {
-                Error::new(crate::error::io_kind(&e), "start program")
-                    .with("program", self.path.display())
-                    .because(e)
-            })
+        let stdin = if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+        self.command().stdin(stdin).stdout(stdout).stderr(stderr).spawn().map_err(|e| {
+            Error::new(crate::error::io_kind(&e), "start program")
+                .with("program", self.path.display())
+                .because(e)
+        })
     }
 
     /// Runs to the end and gives standard output; any exit status but 0 is `Failed` with the tail of standard error.
@@ -181,14 +155,8 @@ impl Program {
     /// Starts the program with its standard output as a stream of chunks.
     pub fn start(&self, job: &JobContext) -> Result<Streaming> {
         let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
-        let stdout = child
-            .stdout
-            .take()
-            .ok_or_else(|| Error::bug("take stdout of child"))?;
-        let mut stderr = child
-            .stderr
-            .take()
-            .ok_or_else(|| Error::bug("take stderr of child"))?;
+        let stdout = child.stdout.take().ok_or_else(|| Error::bug("take stdout of child"))?;
+        let mut stderr = child.stderr.take().ok_or_else(|| Error::bug("take stderr of child"))?;
         let (stdin, input) = (child.stdin.take(), self.stdin.clone());
         let feeding = job.workers().spawn("feed child", async move {
             if let (Some(mut stdin), Some(input)) = (stdin, input)
@@ -228,11 +196,7 @@ impl Program {
                 .with("path", log.display())
                 .because(e)
         };
-        let out = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .map_err(io)?;
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(io)?;
         let err = out.try_clone().map_err(io)?;
         self.spawn(out.into(), err.into())
     }
@@ -272,17 +236,11 @@ impl Streaming {
 
     async fn finish(&mut self, job: &JobContext) -> Result<()> {
         let wait = async {
-            self.child
-                .wait()
-                .await
-                .map_err(|e| Error::new(ErrorKind::Failed, "wait for program").because(e))
+            self.child.wait().await.map_err(|e| Error::new(ErrorKind::Failed, "wait for program").because(e))
         };
         let status = job.run("wait for program", wait).await?;
         let stderr = match self.errors.take() {
-            Some(errors) => job
-                .run("read errors of program", errors.join())
-                .await
-                .unwrap_or_default(),
+            Some(errors) => job.run("read errors of program", errors.join()).await.unwrap_or_default(),
             None => String::new(),
         };
         check_status(&self.name, status, &stderr)
@@ -293,24 +251,10 @@ fn check_status(name: &str, status: ExitStatus, stderr: &str) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let tail: String = stderr
-        .lines()
-        .rev()
-        .take(8)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .collect::<Vec<_>>()
-        .join(" | ");
-    let why = if tail.is_empty() {
-        "it said nothing on standard error".to_owned()
-    } else {
-        tail
-    };
-    Err(Error::new(ErrorKind::Failed, "finish program")
-        .with("program", name)
-        .with("status", status)
-        .why(why))
+    let tail: String =
+        stderr.lines().rev().take(8).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
+    let why = if tail.is_empty() { "it said nothing on standard error".to_owned() } else { tail };
+    Err(Error::new(ErrorKind::Failed, "finish program").with("program", name).with("status", status).why(why))
 }
 
 #[cfg(test)]
@@ -320,9 +264,8 @@ mod tests {
     #[tokio::test]
     async fn a_tool_that_prints_and_then_fails_gives_no_end_of_output() {
         let job = JobContext::plain();
-        let program = Program::find("sh", &[], "")
-            .unwrap()
-            .args(["-c", "printf half; echo sorry >&2; exit 1"]);
+        let program =
+            Program::find("sh", &[], "").unwrap().args(["-c", "printf half; echo sorry >&2; exit 1"]);
         let mut output = program.start(&job).unwrap();
         assert_eq!(output.next(&job).await.unwrap().unwrap(), "half");
         let error = output.next(&job).await.unwrap_err();

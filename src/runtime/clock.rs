@@ -32,33 +32,22 @@ pub struct ManualClock {
 
 impl ManualClock {
     pub fn at(now: Timestamp) -> Self {
-        Self {
-            state: Mutex::new((now, 0)),
-        }
+        Self { state: Mutex::new((now, 0)) }
     }
 
     pub fn advance(&self, by: std::time::Duration) {
-        let mut state = self
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.0 += by;
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .0
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0
     }
 
     fn random(&self) -> u32 {
-        let mut state = self
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.1 += 1;
         state.1
     }

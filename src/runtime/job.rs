@@ -25,13 +25,7 @@ pub struct JobContext {
 
 impl JobContext {
     pub fn new(clock: Arc<dyn Clock>, workers: Workers) -> Self {
-        Self {
-            cancel: CancellationToken::new(),
-            deadline: None,
-            progress: Arc::default(),
-            clock,
-            workers,
-        }
+        Self { cancel: CancellationToken::new(), deadline: None, progress: Arc::default(), clock, workers }
     }
 
     /// System clock, all cores, no deadline: for tests and one-shot commands.
@@ -44,31 +38,19 @@ impl JobContext {
     pub fn child(&self, within: Duration) -> Self {
         let mine = Instant::now() + within;
         let deadline = Some(self.deadline.map_or(mine, |d| d.min(mine)));
-        Self {
-            cancel: self.cancel.child_token(),
-            deadline,
-            ..self.clone()
-        }
+        Self { cancel: self.cancel.child_token(), deadline, ..self.clone() }
     }
 
     /// A job of its own: own progress, no deadline; cancelled with this one.
     #[must_use]
     pub fn fresh_child(&self) -> Self {
-        Self {
-            cancel: self.cancel.child_token(),
-            deadline: None,
-            progress: Arc::default(),
-            ..self.clone()
-        }
+        Self { cancel: self.cancel.child_token(), deadline: None, progress: Arc::default(), ..self.clone() }
     }
 
     /// The same job with progress of its own.
     #[must_use]
     pub fn with_progress(&self, progress: Arc<Progress>) -> Self {
-        Self {
-            progress,
-            ..self.clone()
-        }
+        Self { progress, ..self.clone() }
     }
 
     /// Awaits `work` unless the job is cancelled or out of time.
@@ -155,18 +137,11 @@ mod tests {
         let job = JobContext::plain();
         let late = job.child(Duration::from_secs(5));
         let never = std::future::pending::<Result<()>>();
-        assert_eq!(
-            late.run("wait", never).await.unwrap_err().kind(),
-            ErrorKind::DeadlineExceeded
-        );
+        assert_eq!(late.run("wait", never).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
         job.cancel();
         let never = std::future::pending::<Result<()>>();
         assert_eq!(
-            job.child(Duration::from_secs(5))
-                .run("wait", never)
-                .await
-                .unwrap_err()
-                .kind(),
+            job.child(Duration::from_secs(5)).run("wait", never).await.unwrap_err().kind(),
             ErrorKind::Cancelled
         );
     }

@@ -38,11 +38,7 @@ impl SystemLock {
     /// Takes the lock of `system` in `dir` or fails at once with `Busy`, which says who holds it. Makes `dir` where it
     /// is missing.
     pub fn acquire(dir: &Path, system: &SystemName) -> Result<Self> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .or_io("make directory", dir)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).or_io("make directory", dir)?;
         let path = dir.join(format!("{system}.lock"));
         let mut file = File::options()
             .read(true)
@@ -61,11 +57,7 @@ impl SystemLock {
                     .because(error));
             }
         }
-        let holder = Holder {
-            pid: std::process::id(),
-            since: SystemClock.now(),
-            run: None,
-        };
+        let holder = Holder { pid: std::process::id(), since: SystemClock.now(), run: None };
         let mut lock = Self { file, holder };
         lock.write_down()?;
         Ok(lock)
@@ -112,10 +104,7 @@ fn busy(system: &SystemName, holder: Option<&Holder>) -> Error {
         Some(holder) => error
             .with("held by pid", holder.pid)
             .with("run", holder.run.as_ref().map_or("not named yet", RunId::as_str))
-            .with(
-                "since",
-                holder.since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-            ),
+            .with("since", holder.since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
         None => error,
     };
     error.hint("wait until it ends, or end it; `lifeboat runs` shows what it does")
@@ -140,12 +129,7 @@ mod tests {
         let error = SystemLock::acquire(&dir, &orders()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         let text = error.to_string();
-        for part in [
-            run.as_str(),
-            &std::process::id().to_string(),
-            "orders",
-            "since=20",
-        ] {
+        for part in [run.as_str(), &std::process::id().to_string(), "orders", "since=20"] {
             assert!(text.contains(part), "{text} without {part}");
         }
         assert!(error.advice().unwrap().contains("lifeboat runs"));

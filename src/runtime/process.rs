@@ -24,11 +24,7 @@ pub fn host_name() -> String {
 /// This process as the owner of a run.
 pub fn own_identity() -> Owner {
     let pid = std::process::id();
-    Owner {
-        pid,
-        started: start_mark(pid).unwrap_or_default(),
-        host: host_name(),
-    }
+    Owner { pid, started: start_mark(pid).unwrap_or_default(), host: host_name() }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +49,7 @@ pub fn liveness(owner: &Owner) -> Liveness {
 pub fn find_program(name: &str, dirs: &[&Path]) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path);
-    dirs.iter()
-        .map(|d| d.to_path_buf())
-        .chain(on_path)
-        .map(|d| d.join(name))
-        .find(|p| is_executable(p))
+    dirs.iter().map(|d| d.to_path_buf()).chain(on_path).map(|d| d.join(name)).find(|p| is_executable(p))
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -34,10 +34,7 @@ impl Progress {
     }
 
     pub fn set_phase(&self, phase: impl Into<String>) {
-        *self
-            .phase
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = phase.into();
+        *self.phase.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = phase.into();
         self.beat();
     }
 
@@ -58,9 +55,6 @@ impl Progress {
     }
 
     pub fn phase(&self) -> String {
-        self.phase
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        self.phase.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }

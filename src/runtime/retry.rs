@@ -15,11 +15,8 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    pub const NETWORK: Self = Self {
-        attempts_max: 4,
-        first_wait: Duration::from_millis(250),
-        wait_max: Duration::from_secs(10),
-    };
+    pub const NETWORK: Self =
+        Self { attempts_max: 4, first_wait: Duration::from_millis(250), wait_max: Duration::from_secs(10) };
 
     /// Wait before attempt `next` (2 is the first retry).
     pub fn wait(&self, next: u32) -> Duration {

@@ -112,11 +112,7 @@ impl Workers {
             )]
             None => tokio::spawn(tracked),
         };
-        Task {
-            name,
-            handle,
-            detached: false,
-        }
+        Task { name, handle, detached: false }
     }
 
     /// Runs CPU-bound `work` on a blocking thread, at most one per core at a time.
@@ -143,11 +139,8 @@ impl Workers {
         gate: &Arc<Semaphore>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = gate
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|e| Error::bug("enter workers").because(e))?;
+        let permit =
+            gate.clone().acquire_owned().await.map_err(|e| Error::bug("enter workers").because(e))?;
         let token = self.tracker.token();
         let guarded = move || {
             let (_permit, _token) = (permit, token);
@@ -155,15 +148,10 @@ impl Workers {
         };
         let handle = match &self.home {
             Some(home) => home.spawn_blocking(guarded),
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the one door: bounded by a semaphore and tracked"
-            )]
+            #[expect(clippy::disallowed_methods, reason = "the one door: bounded by a semaphore and tracked")]
             None => tokio::task::spawn_blocking(guarded),
         };
-        handle
-            .await
-            .map_err(|e| Error::bug("finish blocking work").with("work", name).because(e))?
+        handle.await.map_err(|e| Error::bug("finish blocking work").with("work", name).because(e))?
     }
 
     /// Is CPU-bound or blocking work, or a task that was not detached, under way?
@@ -190,9 +178,7 @@ fn panicked(name: &'static str, payload: &(dyn Any + Send)) -> Error {
         .map(|s| (*s).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned());
-    Error::bug("finish work that panicked")
-        .with("work", name)
-        .why(text)
+    Error::bug("finish work that panicked").with("work", name).why(text)
 }
 
 #[cfg(test)]
@@ -203,16 +189,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_work_becomes_a_bug() {
         let workers = Workers::with_cores(1);
-        let error = workers
-            .spawn::<(), _>("boom", async { panic!("ouch") })
-            .join()
-            .await
-            .unwrap_err();
+        let error = workers.spawn::<(), _>("boom", async { panic!("ouch") }).join().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Bug);
-        let error = workers
-            .compute::<()>("boom", || panic!("ouch"))
-            .await
-            .unwrap_err();
+        let error = workers.compute::<()>("boom", || panic!("ouch")).await.unwrap_err();
         assert!(error.to_string().contains("ouch"), "{error}");
     }
 }

@@ -37,9 +37,7 @@ impl Ledger {
     pub(super) async fn directory(&self, run: &RunId, path: &Path, at: Timestamp) -> Result<i64> {
         let path = path.to_path_buf();
         let resource = Resource::Directory { path };
-        self.catalog
-            .record_resource(run, &self.owner, &resource, at)
-            .await
+        self.catalog.record_resource(run, &self.owner, &resource, at).await
     }
 
     pub(super) async fn process(&self, run: &RunId, pid: u32, program: &str, at: Timestamp) -> Result<i64> {
@@ -49,9 +47,7 @@ impl Ledger {
             started: start_mark(pid).unwrap_or_default(),
             program: program.to_owned(),
         };
-        self.catalog
-            .record_resource(run, &self.owner, &resource, at)
-            .await
+        self.catalog.record_resource(run, &self.owner, &resource, at).await
     }
 
     pub(super) async fn clear(&self, entry: i64) -> Result<()> {
@@ -87,16 +83,9 @@ impl Ledger {
 
     async fn remove(&self, entry: &LedgerEntry, job: &JobContext) -> Result<Vec<String>> {
         let removed = match &entry.resource {
-            Resource::Process {
-                pid,
-                started,
-                program,
-            } => {
+            Resource::Process { pid, started, program } => {
                 let killed = remains::kill_process(*pid, started, &cleanup_job(job.workers())).await?;
-                killed
-                    .then(|| format!("process {pid} ({program})"))
-                    .into_iter()
-                    .collect()
+                killed.then(|| format!("process {pid} ({program})")).into_iter().collect()
             }
             Resource::Directory { path } => remove_home(path, &entry.run, job.workers()).await?,
         };
@@ -113,15 +102,10 @@ pub(super) fn cleanup_job(workers: &Workers) -> JobContext {
 /// Kills what runs in a sandbox's directory and removes it; gives what was there. Idempotent.
 pub(super) async fn remove_home(home: &Path, run: &RunId, workers: &Workers) -> Result<Vec<String>> {
     let job = cleanup_job(workers);
-    let mut removed: Vec<String> = remains::kill_under(home, &job)
-        .await?
-        .into_iter()
-        .map(|pid| format!("process {pid}"))
-        .collect();
+    let mut removed: Vec<String> =
+        remains::kill_under(home, &job).await?.into_iter().map(|pid| format!("process {pid}")).collect();
     let (path, run) = (home.to_path_buf(), run.clone());
-    let existed = workers
-        .block("remove sandbox", move || remains::remove_home(&path, &run))
-        .await?;
+    let existed = workers.block("remove sandbox", move || remains::remove_home(&path, &run)).await?;
     if existed == remains::Existed::Yes {
         removed.push(format!("directory {}", home.display()));
     }

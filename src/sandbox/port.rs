@@ -38,9 +38,7 @@ pub(super) fn listener(port: u16, pids: &[u32]) -> Listener {
         let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             return Listener::Unknown;
         };
-        let mut links = descriptors
-            .flatten()
-            .filter_map(|d| std::fs::read_link(d.path()).ok());
+        let mut links = descriptors.flatten().filter_map(|d| std::fs::read_link(d.path()).ok());
         if links.any(|link| wanted.iter().any(|w| link.as_os_str() == w.as_str())) {
             return Listener::Ours;
         }

@@ -41,11 +41,7 @@ pub struct ProcessProvider {
 impl ProcessProvider {
     /// `account` is what servers run as (`Account::for_servers`); it must be able to enter `root` and its parents.
     pub fn new(root: PathBuf, account: Option<Account>, catalog: Arc<dyn Catalog>) -> Self {
-        Self {
-            root,
-            account,
-            ledger: Ledger::new(catalog),
-        }
+        Self { root, account, ledger: Ledger::new(catalog) }
     }
 }
 
@@ -54,17 +50,11 @@ impl Provider for ProcessProvider {
     async fn create(&self, run: &RunId, system: &SystemName, job: &JobContext) -> Result<Box<dyn Sandbox>> {
         let (base, account) = (self.root.clone(), self.account.clone());
         let prepare = move || root::prepare(&base, account.as_ref());
-        let root = job
-            .run(
-                "prepare sandbox root",
-                job.workers().block("prepare sandbox root", prepare),
-            )
-            .await?;
+        let root =
+            job.run("prepare sandbox root", job.workers().block("prepare sandbox root", prepare)).await?;
         let short: String = system.as_str().chars().take(NAME_CHARS_KEPT).collect();
         let home = root.join(format!("{run}-{short}-{:08x}", job.clock().random()));
-        let entry = job
-            .run("write ledger", self.ledger.directory(run, &home, job.now()))
-            .await?;
+        let entry = job.run("write ledger", self.ledger.directory(run, &home, job.now())).await?;
         let sandbox = ProcessSandbox {
             data: home.join("data"),
             home,
@@ -154,24 +144,17 @@ impl ProcessSandbox {
             return Ok(Vec::new());
         };
         if self.server.is_some() {
-            return Err(
-                Error::new(ErrorKind::Conflict, "start a second server in a sandbox")
-                    .with("path", self.home.display()),
-            );
+            return Err(Error::new(ErrorKind::Conflict, "start a second server in a sandbox")
+                .with("path", self.home.display()));
         }
         sandboxing.programs()?;
         if let Content::Empty = content {
-            sandboxing
-                .initialise(&self.data, self.account.as_ref(), job)
-                .await?;
+            sandboxing.initialise(&self.data, self.account.as_ref(), job).await?;
         }
         let mut tried = 1;
         loop {
-            let place = ServerPlace {
-                host: "127.0.0.1".to_owned(),
-                port: port::free()?,
-                dir: self.data.clone(),
-            };
+            let place =
+                ServerPlace { host: "127.0.0.1".to_owned(), port: port::free()?, dir: self.data.clone() };
             let Some(program) = sandboxing.server(&self.data, place.port)? else {
                 return Ok(Vec::new());
             };
@@ -195,9 +178,7 @@ impl ProcessSandbox {
             return Ok(());
         };
         let data = self.data.clone();
-        let own = job
-            .workers()
-            .block("give sandbox to its account", move || account.own_tree(&data));
+        let own = job.workers().block("give sandbox to its account", move || account.own_tree(&data));
         job.run("give sandbox to its account", own).await
     }
 
@@ -314,17 +295,13 @@ fn early_exit(port: u16) -> Error {
 }
 
 fn port_taken(port: u16) -> Error {
-    Error::new(ErrorKind::Busy, "listen on a port")
-        .with("port", port)
-        .why("another process has it")
+    Error::new(ErrorKind::Busy, "listen on a port").with("port", port).why("another process has it")
 }
 
 #[async_trait]
 impl Sandbox for ProcessSandbox {
     fn directory(&self) -> Place {
-        Place::Directory {
-            path: self.data.clone(),
-        }
+        Place::Directory { path: self.data.clone() }
     }
 
     fn place(&self) -> Place {

@@ -76,9 +76,7 @@ pub(super) async fn kill_under(home: &Path, job: &JobContext) -> Result<BTreeSet
         killed.extend(found);
         job.sleep("wait for processes to end", LOOK_AGAIN).await?;
     }
-    Err(killed
-        .last()
-        .map_or_else(|| Error::bug("count processes"), |pid| unkillable(*pid)))
+    Err(killed.last().map_or_else(|| Error::bug("count processes"), |pid| unkillable(*pid)))
 }
 
 fn unkillable(pid: u32) -> Error {
@@ -144,11 +142,7 @@ fn names(argument: &[u8], home: &Path) -> bool {
         .windows(home.len())
         .enumerate()
         .filter(|(_, part)| *part == home)
-        .any(|(at, _)| {
-            argument
-                .get(at + home.len())
-                .is_none_or(|next| !is_name_byte(*next))
-        })
+        .any(|(at, _)| argument.get(at + home.len()).is_none_or(|next| !is_name_byte(*next)))
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -262,18 +256,12 @@ mod tests {
         let error = remove_home(&home, &run(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         mark(&home, &run(2)).unwrap();
-        assert_eq!(
-            remove_home(&home, &run(1)).unwrap_err().kind(),
-            ErrorKind::Conflict
-        );
+        assert_eq!(remove_home(&home, &run(1)).unwrap_err().kind(), ErrorKind::Conflict);
         assert_eq!(std::fs::read(home.join("data")).unwrap(), b"x");
 
         let link = root.path().join("link");
         std::os::unix::fs::symlink(&home, &link).unwrap();
-        assert_eq!(
-            remove_home(&link, &run(2)).unwrap_err().kind(),
-            ErrorKind::Conflict
-        );
+        assert_eq!(remove_home(&link, &run(2)).unwrap_err().kind(), ErrorKind::Conflict);
     }
 
     #[test]

@@ -9,11 +9,7 @@ use crate::runtime::account::Account;
 /// Makes the root where it is missing; gives its path without links, as processes show it.
 pub(super) fn prepare(root: &Path, account: Option<&Account>) -> Result<PathBuf> {
     // others may pass through, not look around; each sandbox in it is private
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(root)
-        .or_io("make sandbox root", root)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(root).or_io("make sandbox root", root)?;
     let root = root.canonicalize().or_io("resolve sandbox root", root)?;
     if let Some(account) = account
         && let Some(closed) = closed_parent(&root, account)?
@@ -61,11 +57,7 @@ mod tests {
         std::fs::create_dir(&closed).unwrap();
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let stranger = Account {
-            name: "stranger".to_owned(),
-            uid: 4_000_000,
-            gid: 4_000_000,
-        };
+        let stranger = Account { name: "stranger".to_owned(), uid: 4_000_000, gid: 4_000_000 };
         let error = prepare(&closed.join("boxes"), Some(&stranger)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.advice().unwrap().contains("chmod o+x"), "{error}");

@@ -49,10 +49,7 @@ fn slack(execution: &Execution, service_at: Timestamp) -> BTreeMap<StepId, f64> 
         }
         let allowed = latest.get(&step.id).copied().unwrap_or(service_at);
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run")]
-        slack.insert(
-            step.id.clone(),
-            (allowed - end).num_milliseconds() as f64 / 1000.0,
-        );
+        slack.insert(step.id.clone(), (allowed - end).num_milliseconds() as f64 / 1000.0);
         let must_start = allowed - (end - start);
         for need in &step.needs {
             let known = latest.entry(need).or_insert(must_start);

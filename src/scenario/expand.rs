@@ -41,11 +41,7 @@ pub fn expand(library: &Library, scenario: &Scenario, systems: &[SystemFact], as
         let matched = matching(answer, systems, ask, &mut left_out, &mut problems);
         for system in matched {
             let instance = apply(runbook, answer, system, ask, &mut problems);
-            applied.push(Applied {
-                answer,
-                system,
-                instance,
-            });
+            applied.push(Applied { answer, system, instance });
         }
     }
     let problems = problems.into_list();
@@ -86,20 +82,14 @@ fn matching<'s>(
                 problems.add(
                     Some(answer.line),
                     "answers.for.system",
-                    format!(
-                        "no system is named `{name}`; configured are: {}",
-                        names.join(", ")
-                    ),
+                    format!("no system is named `{name}`; configured are: {}", names.join(", ")),
                 );
             }
         }
     }
     let wanted = |s: &&SystemFact| ask.only.is_empty() || ask.only.contains(&s.name);
     for other in all.iter().filter(|s| !wanted(s)) {
-        left_out.push(LeftOut {
-            what: format!("system {}", other.name),
-            reason: "not asked for".to_owned(),
-        });
+        left_out.push(LeftOut { what: format!("system {}", other.name), reason: "not asked for".to_owned() });
     }
     all.into_iter().filter(wanted).collect()
 }
@@ -112,10 +102,7 @@ fn apply(
     problems: &mut Problems,
 ) -> Instance {
     let mut given = answer.with.clone();
-    let own = ask
-        .inputs
-        .iter()
-        .filter(|(name, _)| runbook.inputs.contains_key(*name));
+    let own = ask.inputs.iter().filter(|(name, _)| runbook.inputs.contains_key(*name));
     given.extend(own.map(|(name, value)| (name.clone(), value.clone())));
     if let Some((input, kind)) = runbook.system_input() {
         given.insert(input.to_owned(), system.name.to_string());
@@ -123,20 +110,12 @@ fn apply(
             problems.add(
                 Some(answer.line),
                 "answers.runbook",
-                format!(
-                    "`{}` is not for {}, a system of kind {}",
-                    runbook.name, system.name, system.kind
-                ),
+                format!("`{}` is not for {}, a system of kind {}", runbook.name, system.name, system.kind),
             );
         }
     }
     let bindings = runbook.bind(&given, problems);
-    let onto = Onto {
-        system,
-        mode: ask.mode,
-        priority: answer.priority,
-        need: answer.need,
-    };
+    let onto = Onto { system, mode: ask.mode, priority: answer.priority, need: answer.need };
     instantiate(runbook, &bindings, &onto, problems)
 }
 
@@ -144,13 +123,7 @@ fn apply(
 fn link_answers(applied: &mut [Applied<'_>]) {
     let lasts: Vec<(String, String, Vec<StepId>)> = applied
         .iter()
-        .map(|a| {
-            (
-                a.answer.id.clone(),
-                a.system.kind.clone(),
-                last_required(&a.instance),
-            )
-        })
+        .map(|a| (a.answer.id.clone(), a.system.kind.clone(), last_required(&a.instance)))
         .collect();
     for later in applied.iter_mut() {
         let own: BTreeSet<StepId> = later.instance.steps.iter().map(|s| s.id.clone()).collect();
@@ -168,17 +141,9 @@ fn link_answers(applied: &mut [Applied<'_>]) {
 
 /// Required steps that no other required step of the instance needs.
 fn last_required(instance: &Instance) -> Vec<StepId> {
-    let required: Vec<_> = instance
-        .steps
-        .iter()
-        .filter(|s| s.need == Need::Required)
-        .collect();
+    let required: Vec<_> = instance.steps.iter().filter(|s| s.need == Need::Required).collect();
     let needed: BTreeSet<&StepId> = required.iter().flat_map(|s| &s.needs).collect();
-    required
-        .iter()
-        .filter(|s| !needed.contains(&s.id))
-        .map(|s| s.id.clone())
-        .collect()
+    required.iter().filter(|s| !needed.contains(&s.id)).map(|s| s.id.clone()).collect()
 }
 
 fn draft(scenario: &Scenario, ask: &Ask, applied: Vec<Applied<'_>>, mut left_out: Vec<LeftOut>) -> Draft {
@@ -199,10 +164,7 @@ fn draft(scenario: &Scenario, ask: &Ask, applied: Vec<Applied<'_>>, mut left_out
         steps.extend(a.instance.steps);
         left_out.extend(a.instance.left_out);
     }
-    let systems = order
-        .into_iter()
-        .filter_map(|name| planned.remove(name))
-        .collect();
+    let systems = order.into_iter().filter_map(|name| planned.remove(name)).collect();
     Draft {
         scenario: Some(scenario.name.clone()),
         title: scenario.title.clone(),
@@ -287,16 +249,10 @@ fn check_inputs(library: &Library, scenario: &Scenario, ask: &Ask) -> Result<()>
 
 fn matches_nothing(scenario: &Scenario, systems: &[SystemFact]) -> Error {
     let wanted: Vec<String> = scenario.answers.iter().map(|a| a.of.describe()).collect();
-    let have: Vec<String> = systems
-        .iter()
-        .map(|s| format!("{} ({})", s.name, s.kind))
-        .collect();
+    let have: Vec<String> = systems.iter().map(|s| format!("{} ({})", s.name, s.kind)).collect();
     Error::new(ErrorKind::NotFound, "apply the scenario")
         .with("scenario", &scenario.name)
-        .why(format!(
-            "it answers for {}, and none of these is configured or asked for",
-            wanted.join(", ")
-        ))
+        .why(format!("it answers for {}, and none of these is configured or asked for", wanted.join(", ")))
         .hint(if have.is_empty() {
             "add systems to the config".to_owned()
         } else {

@@ -32,20 +32,14 @@ steps:
 
 fn library(answers: &str) -> Library {
     let scenario = format!("schema: lifeboat.scenario/1\nname: s\ntitle: S\nwhy: because\n{answers}");
-    let (library, problems) = Library::read(
-        vec![("r.yaml".into(), RUNBOOK.into())],
-        vec![("s.yaml".into(), scenario)],
-    );
+    let (library, problems) =
+        Library::read(vec![("r.yaml".into(), RUNBOOK.into())], vec![("s.yaml".into(), scenario)]);
     assert!(problems.is_empty(), "{problems:#?}");
     library
 }
 
 fn ask(mode: Mode) -> Ask {
-    Ask {
-        mode,
-        only: BTreeSet::new(),
-        inputs: BTreeMap::new(),
-    }
+    Ask { mode, only: BTreeSet::new(), inputs: BTreeMap::new() }
 }
 
 fn apply(library: &Library, facts: &[SystemFact], ask: &Ask) -> Result<Draft, Error> {
@@ -96,12 +90,7 @@ fn a_scenario_that_matches_nothing_says_what_there_is() {
 fn a_scenario_for_a_system_that_is_not_configured_is_refused() {
     let library = library("answers:\n  - {runbook: r, for: {system: orders}}\n");
     let error = apply(&library, &[fact("cart", "redis")], &ask(Mode::Recover)).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("no system is named `orders`; configured are: cart"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no system is named `orders`; configured are: cart"), "{error}");
 }
 
 #[test]
@@ -117,16 +106,10 @@ fn only_what_is_asked_for_is_planned_and_the_rest_is_listed() {
     let tell = draft.steps.iter().find(|s| s.id.as_str() == "b/tell").unwrap();
     assert!(tell.action.describe().contains("loud"));
     ask.inputs.insert("toon".into(), "x".into());
-    assert_eq!(
-        apply(&library, &facts, &ask).unwrap_err().kind(),
-        ErrorKind::Config
-    );
+    assert_eq!(apply(&library, &facts, &ask).unwrap_err().kind(), ErrorKind::Config);
     ask.inputs.clear();
     ask.only.insert(system("c"));
-    assert_eq!(
-        apply(&library, &facts, &ask).unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(apply(&library, &facts, &ask).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
@@ -153,9 +136,7 @@ async fn answers_that_wait_for_each_other_are_refused_with_the_circle() {
     );
     let facts = vec![fact("orders", "postgres"), fact("cart", "redis")];
     let draft = apply(&library, &facts, &ask(Mode::Recover)).unwrap();
-    let error = Plan::resolve(draft, &FakeHost::new(facts), &job())
-        .await
-        .unwrap_err();
+    let error = Plan::resolve(draft, &FakeHost::new(facts), &job()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("in a circle"), "{error}");
 }
@@ -167,8 +148,7 @@ async fn a_common_time_takes_nothing_newer_than_what_every_system_can_reach() {
     let facts = vec![fact("a", "postgres"), fact("b", "postgres")];
     let draft = apply(&library, &facts, &ask(Mode::Recover)).unwrap();
     let mut host = FakeHost::new(facts);
-    host.points
-        .insert("a".into(), vec![at("11:30:00"), at("11:59:00")]);
+    host.points.insert("a".into(), vec![at("11:30:00"), at("11:59:00")]);
     host.points.insert("b".into(), vec![at("11:40:00")]);
     let plan = Plan::resolve(draft, &host, &job()).await.unwrap();
     assert_eq!(plan.recover_to, Some(at("11:40:00")));

@@ -73,11 +73,8 @@ impl Library {
 
     /// Scenarios that answer the loss of all `lost` systems, the most specific first.
     pub fn fitting(&self, lost: &[&SystemFact]) -> Vec<&Scenario> {
-        let mut fitting: Vec<&Scenario> = self
-            .scenarios
-            .values()
-            .filter(|s| lost.iter().all(|l| s.kinds.contains(&l.kind)))
-            .collect();
+        let mut fitting: Vec<&Scenario> =
+            self.scenarios.values().filter(|s| lost.iter().all(|l| s.kinds.contains(&l.kind))).collect();
         fitting.sort_by_key(|s| s.kinds.len());
         fitting
     }
@@ -105,10 +102,8 @@ impl Library {
         }
         for runbook in self.runbooks.values() {
             let mut problems = Problems::of(&runbook.file);
-            let stand_ins: BTreeSet<String> = samples(&runbook.inputs)
-                .values()
-                .map(ToString::to_string)
-                .collect();
+            let stand_ins: BTreeSet<String> =
+                samples(&runbook.inputs).values().map(ToString::to_string).collect();
             let mut ignored = Problems::of(&runbook.file);
             for spec in runbook.steps_with(&BTreeMap::new(), &mut ignored) {
                 let system = spec.action.system().map(ToString::to_string);
@@ -129,11 +124,7 @@ impl Library {
 
     fn add_runbook(&mut self, runbook: Runbook, problems: &mut Problems) {
         if let Some(first) = self.runbooks.get(&runbook.name) {
-            problems.add(
-                None,
-                "name",
-                format!("`{}` is the name of {} already", runbook.name, first.file),
-            );
+            problems.add(None, "name", format!("`{}` is the name of {} already", runbook.name, first.file));
             return;
         }
         self.runbooks.insert(runbook.name.clone(), runbook);
@@ -141,11 +132,7 @@ impl Library {
 
     fn add_scenario(&mut self, scenario: Scenario, problems: &mut Problems) {
         if let Some(first) = self.scenarios.get(&scenario.name) {
-            problems.add(
-                None,
-                "name",
-                format!("`{}` is the name of {} already", scenario.name, first.file),
-            );
+            problems.add(None, "name", format!("`{}` is the name of {} already", scenario.name, first.file));
             return;
         }
         self.scenarios.insert(scenario.name.clone(), scenario);
@@ -227,24 +214,15 @@ fn check_inputs(runbook: &Runbook, answer: &Answer, n: usize, problems: &mut Pro
         problems.add(
             Some(answer.line),
             format!("answers[{n}].with"),
-            format!(
-                "runbook `{}` needs `{name}`: {}",
-                runbook.name,
-                input.of.describe()
-            ),
+            format!("runbook `{}` needs `{name}`: {}", runbook.name, input.of.describe()),
         );
     }
 }
 
 /// A step that changes the system must be looked at: by its own `verify`, or by a later step that reads.
 fn lint_runbook(specs: &[StepSpec], problems: &mut Problems) {
-    for spec in specs
-        .iter()
-        .filter(|s| s.action.changes_the_system() && s.verify.is_empty())
-    {
-        let looked_at = specs
-            .iter()
-            .any(|s| looks(&s.action) && comes_after(specs, &s.id, &spec.id));
+    for spec in specs.iter().filter(|s| s.action.changes_the_system() && s.verify.is_empty()) {
+        let looked_at = specs.iter().any(|s| looks(&s.action) && comes_after(specs, &s.id, &spec.id));
         if !looked_at {
             problems.add(
                 Some(spec.line),
@@ -258,11 +236,7 @@ fn lint_runbook(specs: &[StepSpec], problems: &mut Problems) {
         matches!(s.action, Action::Verify(_)) || s.verify.iter().any(|v| matches!(v, Action::Verify(_)))
     };
     if restores && !specs.iter().any(compares) {
-        problems.add(
-            None,
-            "steps",
-            "restores and never verifies the content; such a run can never be PASS",
-        );
+        problems.add(None, "steps", "restores and never verifies the content; such a run can never be PASS");
     }
 }
 
@@ -311,9 +285,7 @@ fn not_there(what: &str, name: &str, known: &[&str]) -> Error {
         None if known.is_empty() => format!("there is no {what}; look at the directories in the config"),
         None => format!("there are: {}", known.join(", ")),
     };
-    Error::new(ErrorKind::NotFound, format!("find {what}"))
-        .with("name", name)
-        .hint(hint)
+    Error::new(ErrorKind::NotFound, format!("find {what}")).with("name", name).hint(hint)
 }
 
 fn files_of(dir: &Path) -> Result<Vec<(String, String)>> {

@@ -34,10 +34,8 @@ steps:
 ";
 
 fn problems(runbook: &str, scenario: &str) -> String {
-    let (_, problems) = Library::read(
-        vec![("r.yaml".into(), runbook.into())],
-        vec![("s.yaml".into(), scenario.into())],
-    );
+    let (_, problems) =
+        Library::read(vec![("r.yaml".into(), runbook.into())], vec![("s.yaml".into(), scenario.into())]);
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     lines.join("\n")
 }
@@ -82,14 +80,8 @@ fn loading_gives_one_error_with_every_file_and_a_second_name_is_refused() {
     let error = Library::load(dir.path(), &dir.path().join("absent")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     let text = error.to_string();
-    assert!(
-        text.contains("b.yaml: name: `restore-postgres` is the name of"),
-        "{text}"
-    );
-    assert!(
-        text.contains("c.yml:") && text.contains("not valid YAML"),
-        "{text}"
-    );
+    assert!(text.contains("b.yaml: name: `restore-postgres` is the name of"), "{text}");
+    assert!(text.contains("c.yml:") && text.contains("not valid YAML"), "{text}");
 }
 
 #[test]
@@ -102,10 +94,8 @@ answers:
   - {runbook: restore-postgres, for: {system: order}, with: {tone: calm}}
 ";
     let runbook = RUNBOOK.replace("restore: {}", "restore: {system: elsewhere}");
-    let (library, problems) = Library::read(
-        vec![("r.yaml".into(), runbook)],
-        vec![("s.yaml".into(), scenario.into())],
-    );
+    let (library, problems) =
+        Library::read(vec![("r.yaml".into(), runbook)], vec![("s.yaml".into(), scenario.into())]);
     assert!(problems.is_empty(), "{problems:?}");
     let found = library.check_systems(&[fact("orders", "postgres")]);
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -131,13 +121,7 @@ fn a_restore_that_nothing_looks_at_is_a_warning() {
 fn the_shipped_library_is_whole_and_without_warnings() {
     let library = shipped();
     assert!(library.warnings.is_empty(), "{:#?}", library.warnings);
-    for wanted in [
-        "database-failure",
-        "redis-failure",
-        "sqlite-damaged",
-        "files-lost",
-        "full-disaster",
-    ] {
+    for wanted in ["database-failure", "redis-failure", "sqlite-damaged", "files-lost", "full-disaster"] {
         library.scenario(&name(wanted)).unwrap();
     }
     for runbook in library.runbooks.values() {
@@ -146,11 +130,7 @@ fn the_shipped_library_is_whole_and_without_warnings() {
     }
     let error = library.scenario(&name("full-disastre")).unwrap_err();
     assert_eq!(error.advice(), Some("did you mean `full-disaster`?"));
-    assert!(
-        library
-            .runbook(&RunbookName::parse("restore-postgres").unwrap())
-            .is_ok()
-    );
+    assert!(library.runbook(&RunbookName::parse("restore-postgres").unwrap()).is_ok());
 }
 
 #[test]
@@ -172,28 +152,16 @@ fn the_full_disaster_orders_what_is_configured_and_lists_the_rest() {
         fact("notes", "sqlite"),
         fact("vectors", "lancedb"),
     ];
-    let ask = Ask {
-        mode: Mode::Recover,
-        only: BTreeSet::new(),
-        inputs: BTreeMap::new(),
-    };
+    let ask = Ask { mode: Mode::Recover, only: BTreeSet::new(), inputs: BTreeMap::new() };
     let scenario = library.scenario(&name("full-disaster")).unwrap();
     let draft = expand(&library, scenario, &facts, &ask).unwrap();
     let needs = |id: &str| -> Vec<&str> {
         let step = draft.steps.iter().find(|s| s.id.as_str() == id).unwrap();
         step.needs.iter().map(StepId::as_str).collect()
     };
-    assert_eq!(
-        needs("cart/start"),
-        ["orders/app-check"],
-        "the cache comes after the database"
-    );
+    assert_eq!(needs("cart/start"), ["orders/app-check"], "the cache comes after the database");
     assert!(needs("notes/stop").is_empty(), "SQLite depends on no server");
-    let left: Vec<String> = draft
-        .left_out
-        .iter()
-        .map(|l| format!("{}: {}", l.what, l.reason))
-        .collect();
+    let left: Vec<String> = draft.left_out.iter().map(|l| format!("{}: {}", l.what, l.reason)).collect();
     for wanted in [
         "systems of kind mongodb: no system of kind mongodb is configured",
         "systems of kind kafka: no system of kind kafka is configured",

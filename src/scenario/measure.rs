@@ -49,14 +49,7 @@ pub struct Events {
 impl Events {
     /// A drill: the fault is simulated at the moment the run was accepted.
     pub fn simulated(accepted: Timestamp) -> Self {
-        Self {
-            fault: Moment {
-                at: accepted,
-                known: Known::Simulated,
-            },
-            declared: None,
-            accepted,
-        }
+        Self { fault: Moment { at: accepted, known: Known::Simulated }, declared: None, accepted }
     }
 }
 
@@ -89,11 +82,7 @@ impl Figure {
             (Some(a), Some(t)) if a <= t => Met::Yes,
             (Some(_), Some(_)) => Met::No,
         };
-        Self {
-            achieved,
-            target,
-            met,
-        }
+        Self { achieved, target, met }
     }
 
     fn verdict(self) -> Verdict {
@@ -193,9 +182,7 @@ pub fn measure(plan: &Plan, execution: &Execution, events: &Events) -> Measureme
         service_at,
         rta_business: from(events.fault.at),
         rta_declared: events.declared.and_then(from),
-        rta_machine: from(events.accepted)
-            .zip(waited)
-            .map(|(all, w)| all.saturating_sub(w)),
+        rta_machine: from(events.accepted).zip(waited).map(|(all, w)| all.saturating_sub(w)),
         human_wait: execution.human_wait,
         time_to_reprotected: service_at.and_then(|end| reprotected(execution, end)),
         rpo_worst: required
@@ -216,11 +203,8 @@ fn measure_system(
     execution: &Execution,
     events: &Events,
 ) -> SystemMeasure {
-    let steps: Vec<&StepReport> = execution
-        .steps
-        .iter()
-        .filter(|s| s.system.as_ref() == Some(&planned.name))
-        .collect();
+    let steps: Vec<&StepReport> =
+        execution.steps.iter().filter(|s| s.system.as_ref() == Some(&planned.name)).collect();
     let verified_at = verified_at(&steps);
     let took = verified_at.and_then(|at| (at - events.fault.at).to_std().ok());
     let rto = Figure::new(took, Some(planned.rto));
@@ -282,15 +266,8 @@ fn verified_at(steps: &[&StepReport]) -> Option<Timestamp> {
     let evidence = steps
         .iter()
         .filter(|s| s.need == Need::Required && s.action.as_ref().is_some_and(Action::is_evidence));
-    let ends: Option<Vec<Timestamp>> = evidence
-        .map(|s| {
-            if s.status == StepStatus::Succeeded {
-                s.ended_at
-            } else {
-                None
-            }
-        })
-        .collect();
+    let ends: Option<Vec<Timestamp>> =
+        evidence.map(|s| if s.status == StepStatus::Succeeded { s.ended_at } else { None }).collect();
     ends?.into_iter().max()
 }
 
@@ -302,39 +279,28 @@ fn capped(report: &SystemReport, objectives: Verdict) -> Option<EvidenceLevel> {
     }
     let mut without = Verification::new(&report.verification.unit);
     let checks = report.verification.checks.iter();
-    without.checks.extend(
-        checks
-            .filter(|c| c.level < EvidenceLevel::E6 && c.outcome == Outcome::Passed)
-            .cloned(),
-    );
+    without
+        .checks
+        .extend(checks.filter(|c| c.level < EvidenceLevel::E6 && c.outcome == Outcome::Passed).cloned());
     level_of(&without)
 }
 
 fn overall(execution: &Execution, systems: &[SystemMeasure]) -> Verdict {
-    systems.iter().fold(execution.verdict, |verdict, system| {
-        match (system.need, system.verdict) {
-            (Need::Required, seen) => verdict.worst(seen),
-            (Need::Optional, Verdict::Pass) => verdict,
-            (Need::Optional, _) => verdict.worst(Verdict::Degraded),
-        }
+    systems.iter().fold(execution.verdict, |verdict, system| match (system.need, system.verdict) {
+        (Need::Required, seen) => verdict.worst(seen),
+        (Need::Optional, Verdict::Pass) => verdict,
+        (Need::Optional, _) => verdict.worst(Verdict::Degraded),
     })
 }
 
 /// Waiting for people up to `end`. Waits after service do not count against it.
 fn waited_until(execution: &Execution, end: Timestamp) -> Duration {
-    execution
-        .waits
-        .iter()
-        .map(|(from, to)| ((*to).min(end) - *from).to_std().unwrap_or_default())
-        .sum()
+    execution.waits.iter().map(|(from, to)| ((*to).min(end) - *from).to_std().unwrap_or_default()).sum()
 }
 
 fn reprotected(execution: &Execution, service_at: Timestamp) -> Option<Duration> {
-    let backups: Vec<&StepReport> = execution
-        .steps
-        .iter()
-        .filter(|s| matches!(s.action, Some(Action::Backup(_))))
-        .collect();
+    let backups: Vec<&StepReport> =
+        execution.steps.iter().filter(|s| matches!(s.action, Some(Action::Backup(_)))).collect();
     if backups.is_empty() || backups.iter().any(|b| b.status != StepStatus::Succeeded) {
         return None;
     }

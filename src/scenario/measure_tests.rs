@@ -31,10 +31,7 @@ fn two() -> FakeHost {
 
 fn fault(text: &str) -> Events {
     Events {
-        fault: Moment {
-            at: at(text),
-            known: Known::Observed,
-        },
+        fault: Moment { at: at(text), known: Known::Observed },
         declared: Some(at("11:59:30")),
         accepted: at("12:00:00"),
     }
@@ -55,16 +52,10 @@ async fn the_clock_runs_from_the_fault_to_the_last_check_and_rpo_is_read_from_th
     let orders = &m.systems[0];
     assert_eq!(orders.rto.achieved, Some(seconds(60 + 60 + 2)));
     assert_eq!(orders.rpo.achieved, Some(seconds(9 * 60)));
-    assert_eq!(
-        (orders.rpo.met, orders.compared, orders.lost),
-        (Met::Yes, 10, Some(2))
-    );
+    assert_eq!((orders.rpo.met, orders.compared, orders.lost), (Met::Yes, 10, Some(2)));
     let cart = &m.systems[1];
     assert_eq!(cart.rto.achieved, Some(seconds(60 + 3)));
-    assert_eq!(
-        (cart.rpo.achieved, cart.rpo.met),
-        (Some(seconds(19 * 60)), Met::NoObjective)
-    );
+    assert_eq!((cart.rpo.achieved, cart.rpo.met), (Some(seconds(19 * 60)), Met::NoObjective));
     assert_eq!(m.rta_business, Some(seconds(122)));
     assert_eq!(m.rta_declared, Some(seconds(92)));
     assert_eq!(m.rta_machine, Some(seconds(62)));
@@ -72,15 +63,8 @@ async fn the_clock_runs_from_the_fault_to_the_last_check_and_rpo_is_read_from_th
     assert_eq!(m.skew, Some(seconds(10 * 60)));
     assert_eq!(m.time_to_reprotected, Some(seconds(1)));
     let path: Vec<&str> = m.critical_path.iter().map(StepId::as_str).collect();
-    assert_eq!(
-        path,
-        ["orders/go", "orders/restore", "orders/verify", "orders/app"]
-    );
-    assert!(
-        (m.slack_seconds[&step("cart/app")] - 59.0).abs() < 0.01,
-        "{:?}",
-        m.slack_seconds
-    );
+    assert_eq!(path, ["orders/go", "orders/restore", "orders/verify", "orders/app"]);
+    assert!((m.slack_seconds[&step("cart/app")] - 59.0).abs() < 0.01, "{:?}", m.slack_seconds);
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,15 +72,8 @@ async fn a_missed_objective_fails_and_takes_the_level_of_application_checks_away
     let m = measured(two(), fault("09:30:00")).await;
     let orders = &m.systems[0];
     assert_eq!((orders.rto.met, orders.rpo.met), (Met::No, Met::Yes));
-    assert_eq!(
-        (orders.verdict, orders.level),
-        (Verdict::Fail, Some(EvidenceLevel::E4))
-    );
-    assert!(
-        orders.remarks[0].contains("later than the fault"),
-        "{:?}",
-        orders.remarks
-    );
+    assert_eq!((orders.verdict, orders.level), (Verdict::Fail, Some(EvidenceLevel::E4)));
+    assert!(orders.remarks[0].contains("later than the fault"), "{:?}", orders.remarks);
     assert_eq!(m.verdict, Verdict::Fail);
     let mut host = two();
     host.points.insert("orders".into(), vec![at("11:00:00")]);
@@ -130,11 +107,8 @@ async fn waiting_for_people_is_in_the_business_figure_and_not_in_the_machines() 
     let clock = job();
     assert!(bench.start(&clock).await.unwrap().waiting.len() == 2);
     tokio::time::sleep(seconds(600)).await;
-    bench.host.world.lock().unwrap().answer = Some(Answer {
-        approved: true,
-        by: "ann".into(),
-        reason: "go".into(),
-    });
+    bench.host.world.lock().unwrap().answer =
+        Some(Answer { approved: true, by: "ann".into(), reason: "go".into() });
     let execution = bench.resume(&clock).await.unwrap();
     let m = measure(&bench.plan, &execution, &Events::simulated(at("12:00:00")));
     assert_eq!(m.rta_business, Some(seconds(662)));

@@ -83,10 +83,7 @@ impl Scenario {
     /// Reads one file. All problems go to `problems`; a scenario with any must not be used.
     pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Self> {
         let node = yaml::parse(text, problems)?;
-        let root = At {
-            path: String::new(),
-            node: &node,
-        };
+        let root = At { path: String::new(), node: &node };
         let mut fields = root.fields(problems)?;
         read_schema(&mut fields, SCHEMA, problems);
         let name = fields.require("name", problems).and_then(|a| a.parse(problems));
@@ -95,9 +92,7 @@ impl Scenario {
         let kinds = fields.take("match").and_then(|a| read_match(&a, problems));
         let objectives = read_aims(&mut fields, problems);
         let recovery_line = read_line(&mut fields, problems);
-        let parallel = fields
-            .take("parallel")
-            .and_then(|a| a.whole(1..=PARALLEL_MAX, problems));
+        let parallel = fields.take("parallel").and_then(|a| a.whole(1..=PARALLEL_MAX, problems));
         let answers: Vec<Answer> = match fields.require("answers", problems) {
             Some(at) => {
                 let items = at.items(problems);
@@ -129,16 +124,11 @@ impl Answer {
     fn parse(at: &At<'_>, problems: &mut Problems) -> Option<Self> {
         let mut fields = at.fields(problems)?;
         let line = fields.line();
-        let runbook: Option<RunbookName> = fields
-            .require("runbook", problems)
-            .and_then(|a| a.parse(problems));
+        let runbook: Option<RunbookName> =
+            fields.require("runbook", problems).and_then(|a| a.parse(problems));
         let id = fields.take("id").and_then(|a| a.text(problems));
-        let of = fields
-            .require("for", problems)
-            .and_then(|a| read_target(&a, problems));
-        let priority = fields
-            .take("priority")
-            .and_then(|a| a.whole(0..=PRIORITY_MAX, problems));
+        let of = fields.require("for", problems).and_then(|a| read_target(&a, problems));
+        let priority = fields.take("priority").and_then(|a| a.whole(0..=PRIORITY_MAX, problems));
         let after = fields.take("after").map(|a| a.texts(problems));
         let optional = fields.take("optional").and_then(|a| a.truth(problems));
         let mut with = BTreeMap::new();
@@ -156,11 +146,7 @@ impl Answer {
             of: of?,
             priority: priority.unwrap_or(PRIORITY_DEFAULT),
             after: after.unwrap_or_default(),
-            need: if optional == Some(true) {
-                Need::Optional
-            } else {
-                Need::Required
-            },
+            need: if optional == Some(true) { Need::Optional } else { Need::Required },
             with,
         })
     }
@@ -168,9 +154,7 @@ impl Answer {
 
 fn read_match(at: &At<'_>, problems: &mut Problems) -> Option<BTreeSet<String>> {
     let mut fields = at.fields(problems)?;
-    let kinds = fields
-        .require("kinds", problems)
-        .map(|a| a.texts(problems).into_iter().collect());
+    let kinds = fields.require("kinds", problems).map(|a| a.texts(problems).into_iter().collect());
     fields.finish(problems);
     kinds
 }
@@ -191,11 +175,7 @@ fn read_target(at: &At<'_>, problems: &mut Problems) -> Option<Target> {
 }
 
 fn read_aims(fields: &mut Fields<'_>, problems: &mut Problems) -> Aims {
-    let mut aims = Aims {
-        level: EvidenceLevel::E4,
-        rto: None,
-        rpo: RpoAim::PerSystem,
-    };
+    let mut aims = Aims { level: EvidenceLevel::E4, rto: None, rpo: RpoAim::PerSystem };
     let Some(mut fields) = fields.take("objectives").and_then(|a| a.fields(problems)) else {
         return aims;
     };
@@ -250,9 +230,7 @@ fn check_answers(answers: &[Answer], problems: &mut Problems) {
     let mut ids = BTreeSet::new();
     for (n, answer) in answers.iter().enumerate() {
         let id_given_twice = !ids.insert(&answer.id);
-        let same_target = answers[..n]
-            .iter()
-            .any(|a| a.id == answer.id && a.of == answer.of);
+        let same_target = answers[..n].iter().any(|a| a.id == answer.id && a.of == answer.of);
         if id_given_twice && same_target {
             problems.add(
                 Some(answer.line),
@@ -261,9 +239,8 @@ fn check_answers(answers: &[Answer], problems: &mut Problems) {
             );
         }
         for name in &answer.after {
-            let known = answers
-                .iter()
-                .any(|a| &a.id == name || matches!(&a.of, Target::Kind(kind) if kind == name));
+            let known =
+                answers.iter().any(|a| &a.id == name || matches!(&a.of, Target::Kind(kind) if kind == name));
             if !known {
                 problems.add(
                     Some(answer.line),

@@ -27,16 +27,10 @@ macro_rules! hold {
 
 /// Fails with kind `Failed` and the broken promise as the reason; other kinds come from the storage itself.
 pub async fn check(storage: &dyn Storage, job: &JobContext) -> Result<()> {
-    let suite = Suite {
-        storage,
-        job,
-        prefix: format!("conformance-{:08x}", job.clock().random()),
-    };
+    let suite = Suite { storage, job, prefix: format!("conformance-{:08x}", job.clock().random()) };
     let result = suite.run().await;
     let cleaned = suite.clean().await;
-    result
-        .and(cleaned)
-        .map_err(|e| e.during(format!("use storage {}", storage.location())))
+    result.and(cleaned).map_err(|e| e.during(format!("use storage {}", storage.location())))
 }
 
 struct Suite<'a> {
@@ -77,9 +71,7 @@ impl Suite<'_> {
             .step_by(PART_BYTES)
             .map(|at| body.slice(at..body.len().min(at + PART_BYTES)))
             .collect();
-        self.storage
-            .put(&self.key(name), parts, overwrite, self.job)
-            .await
+        self.storage.put(&self.key(name), parts, overwrite, self.job).await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes> {
@@ -93,17 +85,10 @@ impl Suite<'_> {
 
     async fn missing_objects(&self) -> Result<()> {
         let got = self.get("none").await.map_err(|e| e.kind());
-        hold!(
-            got == Err(ErrorKind::NotFound),
-            "reading what is not there gave {got:?}"
-        );
+        hold!(got == Err(ErrorKind::NotFound), "reading what is not there gave {got:?}");
         hold!(self.size("none").await?.is_none(), "a missing object has a size");
         let listed = self.storage.list(&self.key("none/"), self.job).await?;
-        hold!(
-            listed.is_empty(),
-            "a prefix without objects lists {}",
-            listed.len()
-        );
+        hold!(listed.is_empty(), "a prefix without objects lists {}", listed.len());
         self.storage.delete(&self.key("none"), self.job).await
     }
 
@@ -120,14 +105,8 @@ impl Suite<'_> {
             let body = body(bytes, 1);
             self.put(name, &body, Overwrite::Forbid).await?;
             let size = self.size(name).await?;
-            hold!(
-                size == Some(bytes as u64),
-                "{name} of {bytes} bytes has the size {size:?}"
-            );
-            hold!(
-                self.get(name).await? == body,
-                "{name} of {bytes} bytes came back changed"
-            );
+            hold!(size == Some(bytes as u64), "{name} of {bytes} bytes has the size {size:?}");
+            hold!(self.get(name).await? == body, "{name} of {bytes} bytes came back changed");
         }
         Ok(())
     }
@@ -137,14 +116,8 @@ impl Suite<'_> {
         self.put("once", &first, Overwrite::Forbid).await?;
         let again = self.put("once", &second, Overwrite::Forbid).await;
         let again = again.map_err(|e| e.kind());
-        hold!(
-            again == Err(ErrorKind::Conflict),
-            "creating an existing object gave {again:?}"
-        );
-        hold!(
-            self.get("once").await? == first,
-            "a refused create changed the object"
-        );
+        hold!(again == Err(ErrorKind::Conflict), "creating an existing object gave {again:?}");
+        hold!(self.get("once").await? == first, "a refused create changed the object");
         Ok(())
     }
 
@@ -165,10 +138,7 @@ impl Suite<'_> {
                     continue;
                 }
             };
-            hold!(
-                self.get(&name).await? == winner,
-                "the object is not the one of the winner"
-            );
+            hold!(self.get(&name).await? == winner, "the object is not the one of the winner");
         }
         Ok(())
     }
@@ -177,24 +147,14 @@ impl Suite<'_> {
         for (bytes, seed) in [(2_000_000, 1), (10, 2), (5000, 3)] {
             let body = body(bytes, seed);
             self.put("again", &body, Overwrite::Allow).await?;
-            hold!(
-                self.get("again").await? == body,
-                "overwriting with {bytes} bytes did not take"
-            );
+            hold!(self.get("again").await? == body, "overwriting with {bytes} bytes did not take");
         }
         Ok(())
     }
 
     async fn listing(&self) -> Result<()> {
         // in byte order, which is neither the order of directories nor that of a dictionary
-        let names = [
-            "list/B/1",
-            "list/a-b/1",
-            "list/a.b/1",
-            "list/a/1",
-            "list/a/2",
-            "list/a0",
-        ];
+        let names = ["list/B/1", "list/a-b/1", "list/a.b/1", "list/a/1", "list/a/2", "list/a0"];
         for (n, name) in names.iter().enumerate().rev() {
             self.put(name, &body(n, 1), Overwrite::Forbid).await?;
         }
@@ -211,10 +171,7 @@ impl Suite<'_> {
             all.iter().filter(|m| expected.contains(&m.key)).count() == names.len(),
             "listing everything leaves objects out"
         );
-        hold!(
-            all.is_sorted_by(|a, b| a.key < b.key),
-            "listing everything is not in order"
-        );
+        hold!(all.is_sorted_by(|a, b| a.key < b.key), "listing everything is not in order");
         hold!(self.size("list/a").await?.is_none(), "a prefix has a size");
         let got = self.get("list/a").await.map_err(|e| e.kind());
         hold!(got == Err(ErrorKind::NotFound), "reading a prefix gave {got:?}");
@@ -222,17 +179,7 @@ impl Suite<'_> {
     }
 
     async fn refused_keys(&self) -> Result<()> {
-        for bad in [
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "../a",
-            "a/../../b",
-            "a/./b",
-            "a b",
-            "a\nb",
-        ] {
+        for bad in ["", "/a", "a/", "a//b", "../a", "a/../../b", "a/./b", "a b", "a\nb"] {
             let put = self.storage.put(bad, vec![], Overwrite::Allow, self.job).await;
             let kind = put.map_err(|e| e.kind());
             hold!(kind == Err(ErrorKind::Config), "the key {bad:?} gave {kind:?}");
@@ -254,16 +201,10 @@ impl Suite<'_> {
             while !done.load(Ordering::Relaxed) {
                 let listed = self.storage.list(&self.key("whole/"), self.job).await?;
                 let sizes: Vec<u64> = listed.iter().map(|m| m.bytes).collect();
-                let whole = [[old.len() as u64], [new.len() as u64]]
-                    .iter()
-                    .any(|s| sizes == *s);
+                let whole = [[old.len() as u64], [new.len() as u64]].iter().any(|s| sizes == *s);
                 hold!(whole, "an unfinished write shows as sizes {sizes:?}");
                 let seen = self.get(name).await?;
-                hold!(
-                    seen == old || seen == new,
-                    "a reader saw {} bytes of a mixture",
-                    seen.len()
-                );
+                hold!(seen == old || seen == new, "a reader saw {} bytes of a mixture", seen.len());
             }
             Ok(())
         };
@@ -275,10 +216,7 @@ impl Suite<'_> {
         for _ in 0..2 {
             self.storage.delete(&self.key("once"), self.job).await?;
         }
-        hold!(
-            self.size("once").await?.is_none(),
-            "a deleted object is still there"
-        );
+        hold!(self.size("once").await?.is_none(), "a deleted object is still there");
         self.put("once", &body(9, 3), Overwrite::Forbid).await
     }
 }

@@ -14,9 +14,7 @@ pub fn is_key_part(part: &str) -> bool {
         && part != "."
         && part != ".."
         && !part.starts_with(ASIDE_PREFIX)
-        && part
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 fn is_key(text: &str) -> bool {
@@ -70,10 +68,7 @@ mod tests {
             &long,
         ] {
             assert!(check_key(bad).is_err(), "{bad}");
-            assert!(
-                bad.is_empty() || check_prefix(&format!("{bad}/")).is_err(),
-                "{bad}"
-            );
+            assert!(bad.is_empty() || check_prefix(&format!("{bad}/")).is_err(), "{bad}");
         }
         for good in ["a", "a.b-c_d/0001.zst.age", ".a", "...", "A/-"] {
             assert!(check_key(good).is_ok(), "{good}");

@@ -62,10 +62,7 @@ impl LocalStorage {
         rustix::fs::access(&root, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
             .map_err(io::Error::from)
             .or_io("write into storage directory", &root)?;
-        Ok(Self {
-            root,
-            buffers: Arc::default(),
-        })
+        Ok(Self { root, buffers: Arc::default() })
     }
 
     pub fn root(&self) -> &Path {
@@ -74,10 +71,7 @@ impl LocalStorage {
 
     /// Removes unfinished writes that are older than `age`: what a killed process left behind. Gives their number.
     pub async fn sweep(&self, age: Duration, job: &JobContext) -> Result<u64> {
-        self.blocking("sweep storage", job, move |storage, stop| {
-            storage.sweep_now(age, stop)
-        })
-        .await
+        self.blocking("sweep storage", job, move |storage, stop| storage.sweep_now(age, stop)).await
     }
 
     /// Runs `work` off the runtime. When the caller gives up waiting, the work is told to stop before its next step.
@@ -89,15 +83,8 @@ impl LocalStorage {
     ) -> Result<T> {
         let token = job.token().child_token();
         let _stop_when_dropped = token.clone().drop_guard();
-        let (storage, stop) = (
-            self.clone(),
-            Stop {
-                job: job.clone(),
-                token,
-            },
-        );
-        job.run(op, job.workers().block(op, move || work(&storage, &stop)))
-            .await
+        let (storage, stop) = (self.clone(), Stop { job: job.clone(), token });
+        job.run(op, job.workers().block(op, move || work(&storage, &stop))).await
     }
 
     fn put_now(&self, key: &str, parts: &[Bytes], overwrite: Overwrite, stop: &Stop) -> Result<()> {
@@ -139,10 +126,7 @@ impl LocalStorage {
         let mut file = std::fs::File::open(&path).or_io("read object", &path)?;
         // one byte more, so that the end is found without growing the buffer
         let mut body = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1);
-        file.by_ref()
-            .take(OBJECT_BYTES_MAX)
-            .read_to_end(&mut body)
-            .or_io("read object", &path)?;
+        file.by_ref().take(OBJECT_BYTES_MAX).read_to_end(&mut body).or_io("read object", &path)?;
         Ok(body.into())
     }
 
@@ -176,10 +160,7 @@ impl LocalStorage {
             for entry in entries {
                 let entry = entry.or_io("list objects", &directory)?;
                 let name = entry.file_name();
-                let key = name
-                    .to_str()
-                    .filter(|n| is_key_part(n))
-                    .map(|n| format!("{prefix}{n}"));
+                let key = name.to_str().filter(|n| is_key_part(n)).map(|n| format!("{prefix}{n}"));
                 let is_directory = match entry.file_type() {
                     Err(e) if is_absent(&e) => continue,
                     kind => kind.or_io("list objects", &directory)?.is_dir(),
@@ -217,9 +198,8 @@ impl LocalStorage {
         let mut removed = 0;
         let now = SystemTime::from(stop.job.now());
         self.walk("", stop, &mut |_, path| {
-            let aside = path
-                .file_name()
-                .is_some_and(|n| n.as_encoded_bytes().starts_with(ASIDE_PREFIX.as_bytes()));
+            let aside =
+                path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(ASIDE_PREFIX.as_bytes()));
             if aside && is_older(path, now, age) && std::fs::remove_file(path).is_ok() {
                 removed += 1;
                 remove_empty(path.parent().unwrap_or(&self.root), &self.root);
@@ -248,10 +228,7 @@ impl Storage for LocalStorage {
     async fn get(&self, key: &str, job: &JobContext) -> Result<Bytes> {
         check_key(key)?;
         let key = key.to_owned();
-        self.blocking("read object", job, move |storage, stop| {
-            storage.get_now(&key, stop)
-        })
-        .await
+        self.blocking("read object", job, move |storage, stop| storage.get_now(&key, stop)).await
     }
 
     async fn stat(&self, key: &str, job: &JobContext) -> Result<Option<ObjectMeta>> {
@@ -267,19 +244,13 @@ impl Storage for LocalStorage {
     async fn list(&self, prefix: &str, job: &JobContext) -> Result<Vec<ObjectMeta>> {
         check_prefix(prefix)?;
         let prefix = prefix.to_owned();
-        self.blocking("list objects", job, move |storage, stop| {
-            storage.list_now(&prefix, stop)
-        })
-        .await
+        self.blocking("list objects", job, move |storage, stop| storage.list_now(&prefix, stop)).await
     }
 
     async fn delete(&self, key: &str, job: &JobContext) -> Result<()> {
         check_key(key)?;
         let key = key.to_owned();
-        self.blocking("delete object", job, move |storage, stop| {
-            storage.delete_now(&key, stop)
-        })
-        .await
+        self.blocking("delete object", job, move |storage, stop| storage.delete_now(&key, stop)).await
     }
 
     async fn free_bytes(&self, job: &JobContext) -> Result<Option<u64>> {

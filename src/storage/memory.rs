@@ -29,10 +29,7 @@ struct State {
 impl MemoryStorage {
     /// Holds at most `bytes_max` bytes in all; a put beyond that is `Exhausted`.
     pub fn with_capacity(bytes_max: u64) -> Self {
-        Self {
-            bytes_max: Some(bytes_max),
-            ..Self::default()
-        }
+        Self { bytes_max: Some(bytes_max), ..Self::default() }
     }
 
     /// Lets the `nth` put from now on (1 is the next one) fail once and store nothing.
@@ -105,10 +102,11 @@ impl Storage for MemoryStorage {
     async fn stat(&self, key: &str, job: &JobContext) -> Result<Option<ObjectMeta>> {
         check_key(key)?;
         job.check("stat object")?;
-        Ok(self.state().objects.get(key).map(|body| ObjectMeta {
-            key: key.to_owned(),
-            bytes: body.len() as u64,
-        }))
+        Ok(self
+            .state()
+            .objects
+            .get(key)
+            .map(|body| ObjectMeta { key: key.to_owned(), bytes: body.len() as u64 }))
     }
 
     async fn list(&self, prefix: &str, job: &JobContext) -> Result<Vec<ObjectMeta>> {
@@ -116,12 +114,7 @@ impl Storage for MemoryStorage {
         job.check("list objects")?;
         let state = self.state();
         let found = state.objects.iter().filter(|(key, _)| key.starts_with(prefix));
-        Ok(found
-            .map(|(key, body)| ObjectMeta {
-                key: key.clone(),
-                bytes: body.len() as u64,
-            })
-            .collect())
+        Ok(found.map(|(key, body)| ObjectMeta { key: key.clone(), bytes: body.len() as u64 }).collect())
     }
 
     async fn delete(&self, key: &str, job: &JobContext) -> Result<()> {
@@ -144,9 +137,7 @@ mod tests {
     #[tokio::test]
     async fn memory_conforms() {
         let job = JobContext::plain();
-        super::super::conformance::check(&MemoryStorage::default(), &job)
-            .await
-            .unwrap();
+        super::super::conformance::check(&MemoryStorage::default(), &job).await.unwrap();
     }
 
     #[tokio::test]

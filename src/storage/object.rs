@@ -34,11 +34,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// One whole object up or down. The largest object passes at 1 MiB/s.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Ours, not the library's retry layer: that one calls every error persistent, so that a refusal and an outage look alike.
-const TRIES: RetryPolicy = RetryPolicy {
-    attempts_max: 5,
-    first_wait: Duration::from_millis(200),
-    wait_max: Duration::from_secs(5),
-};
+const TRIES: RetryPolicy =
+    RetryPolicy { attempts_max: 5, first_wait: Duration::from_millis(200), wait_max: Duration::from_secs(5) };
 /// Marks an object with the put that wrote it, so that a retried create recognises its own first try.
 const PUT_MARK: &str = "lifeboat-put";
 
@@ -80,23 +77,15 @@ impl ObjectSettings {
     pub fn check(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         let mut problem = |key: &str, message: &str| problems.push((key.to_owned(), message.to_owned()));
-        let host = ["https://", "http://"]
-            .iter()
-            .find_map(|scheme| self.endpoint.strip_prefix(scheme));
+        let host = ["https://", "http://"].iter().find_map(|scheme| self.endpoint.strip_prefix(scheme));
         if host.is_none_or(|h| h.is_empty() || h.contains('@')) {
-            problem(
-                "endpoint",
-                "must be http:// or https:// and a host, without credentials",
-            );
+            problem("endpoint", "must be http:// or https:// and a host, without credentials");
         }
         if self.bucket.is_empty() || self.bucket.contains('/') {
             problem("bucket", "must be the name of a bucket");
         }
         if self.region.is_empty() {
-            problem(
-                "region",
-                "must not be empty; `us-east-1` suits services that have no regions",
-            );
+            problem("region", "must not be empty; `us-east-1` suits services that have no regions");
         }
         let prefix = self.prefix.trim_matches('/');
         if !prefix.is_empty() && check_key(prefix).is_err() {
@@ -118,9 +107,7 @@ impl ObjectStorage {
     /// Reads the secrets. Does not speak to the service: use `conformance::check` for that.
     pub fn open(settings: &ObjectSettings) -> Result<Self> {
         if let Some((key, message)) = settings.check().into_iter().next() {
-            return Err(Error::new(ErrorKind::Config, "open object storage")
-                .with("key", key)
-                .why(message));
+            return Err(Error::new(ErrorKind::Config, "open object storage").with("key", key).why(message));
         }
         install_transport()?;
         let (access_key, secret_key) = (settings.access_key.read()?, settings.secret_key.read()?);
@@ -140,24 +127,14 @@ impl ObjectStorage {
         };
         let operator = Operator::new(builder)
             .map_err(|e| Error::new(ErrorKind::Config, "open object storage").because(e))?
-            .layer(
-                TimeoutLayer::new()
-                    .with_timeout(REQUEST_TIMEOUT)
-                    .with_io_timeout(TRANSFER_TIMEOUT),
-            );
+            .layer(TimeoutLayer::new().with_timeout(REQUEST_TIMEOUT).with_io_timeout(TRANSFER_TIMEOUT));
         let location = format!("s3://{}/{prefix}", settings.bucket);
-        Ok(Self {
-            operator,
-            location: location.trim_end_matches('/').to_owned(),
-            access_key,
-        })
+        Ok(Self { operator, location: location.trim_end_matches('/').to_owned(), access_key })
     }
 
     fn error(&self, op: &'static str, key: &str, source: opendal::Error) -> Error {
         let kind = error_kind(&source);
-        let error = Error::new(kind, op)
-            .with("key", key)
-            .with("storage", &self.location);
+        let error = Error::new(kind, op).with("key", key).with("storage", &self.location);
         let error = match hint(kind) {
             Some(hint) => error.hint(hint),
             None => error,
@@ -182,12 +159,7 @@ impl ObjectStorage {
     async fn list_once(&self, prefix: &str, job: &JobContext) -> Result<Vec<ObjectMeta>> {
         let path = if prefix.is_empty() { "/" } else { prefix };
         let failed = |e| self.error("list objects", prefix, e);
-        let mut lister = self
-            .operator
-            .lister_with(path)
-            .recursive(true)
-            .await
-            .map_err(failed)?;
+        let mut lister = self.operator.lister_with(path).recursive(true).await.map_err(failed)?;
         let mut found = Vec::new();
         while let Some(entry) = lister.try_next().await.map_err(failed)? {
             job.progress().beat();
@@ -208,10 +180,8 @@ impl ObjectStorage {
         overwrite: Overwrite,
         mark: &str,
     ) -> Result<(), opendal::Error> {
-        let writing = self
-            .operator
-            .write_with(key, body)
-            .user_metadata([(PUT_MARK.to_owned(), mark.to_owned())]);
+        let writing =
+            self.operator.write_with(key, body).user_metadata([(PUT_MARK.to_owned(), mark.to_owned())]);
         match overwrite {
             Overwrite::Forbid => writing.if_not_exists(true).await?,
             Overwrite::Allow => writing.await?,
@@ -230,9 +200,7 @@ impl ObjectStorage {
         };
         match found.map(Metadata::content_length) {
             Some(bytes) if bytes == sent => Ok(()),
-            Some(bytes) => Err(broken(format!(
-                "the service said yes to {sent} bytes and holds {bytes}"
-            ))),
+            Some(bytes) => Err(broken(format!("the service said yes to {sent} bytes and holds {bytes}"))),
             None => Err(broken("the service said yes and has no such object".to_owned())),
         }
     }
@@ -273,9 +241,7 @@ impl Storage for ObjectStorage {
     async fn get(&self, key: &str, job: &JobContext) -> Result<Bytes> {
         check_key(key)?;
         let found = self.head(key, job).await?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "read object")
-                .with("key", key)
-                .with("storage", &self.location)
+            Error::new(ErrorKind::NotFound, "read object").with("key", key).with("storage", &self.location)
         })?;
         let bytes = found.content_length();
         if bytes > OBJECT_BYTES_MAX {
@@ -300,10 +266,7 @@ impl Storage for ObjectStorage {
     async fn stat(&self, key: &str, job: &JobContext) -> Result<Option<ObjectMeta>> {
         check_key(key)?;
         let found = self.head(key, job).await?;
-        Ok(found.map(|meta| ObjectMeta {
-            key: key.to_owned(),
-            bytes: meta.content_length(),
-        }))
+        Ok(found.map(|meta| ObjectMeta { key: key.to_owned(), bytes: meta.content_length() }))
     }
 
     async fn list(&self, prefix: &str, job: &JobContext) -> Result<Vec<ObjectMeta>> {
@@ -335,10 +298,7 @@ fn install_transport() -> Result<()> {
     if *installed {
         return Ok(());
     }
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
     let client = reqwest::Client::builder()

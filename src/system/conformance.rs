@@ -44,12 +44,7 @@ macro_rules! hold {
 
 /// The whole suite. Production is filled and changed by it.
 pub async fn check(subject: &dyn Subject, job: &JobContext) -> Result<()> {
-    let suite = Suite {
-        subject,
-        system: subject.system(),
-        backups: MemoryBackups::default(),
-        job,
-    };
+    let suite = Suite { subject, system: subject.system(), backups: MemoryBackups::default(), job };
     subject.fill(job).await?;
     suite.probing().await?;
     let full = suite.round_trip().await?;
@@ -107,19 +102,11 @@ impl Suite<'_> {
     async fn restore(&self, chain: &[Manifest]) -> Result<Place> {
         let place = self.subject.empty_place(self.job).await?;
         let plan = self.plan(chain, &place, Existing::Refuse).await?;
-        hold!(
-            plan.missing.is_empty(),
-            "a complete chain misses {:?}",
-            plan.missing
-        );
+        hold!(plan.missing.is_empty(), "a complete chain misses {:?}", plan.missing);
         hold!(!plan.actions.is_empty(), "a plan says nothing of what it will do");
         let restored = self.system.restore(&plan, &self.backups, self.job).await?;
         let point = chain.last().map(|m| m.id.clone());
-        hold!(
-            restored.point == point,
-            "restored {:?} instead of {point:?}",
-            restored.point
-        );
+        hold!(restored.point == point, "restored {:?} instead of {point:?}", restored.point);
         self.subject.start(&place, self.job).await
     }
 
@@ -133,20 +120,13 @@ impl Suite<'_> {
         let wrong: Vec<_> = found.checks.iter().filter(|c| !passed(c)).collect();
         hold!(wrong.is_empty(), "{what} does not verify: {wrong:?}");
         hold!(found.compared > 0, "{what} verifies without comparing anything");
-        hold!(
-            found.level() >= Some(EvidenceLevel::E4),
-            "{what} reaches only {:?}",
-            found.level()
-        );
+        hold!(found.level() >= Some(EvidenceLevel::E4), "{what} reaches only {:?}", found.level());
         Ok(())
     }
 
     async fn probing(&self) -> Result<()> {
         let health = self.system.probe(self.job).await?;
-        hold!(
-            health.state == HealthState::Healthy,
-            "a filled production is {health:?}"
-        );
+        hold!(health.state == HealthState::Healthy, "a filled production is {health:?}");
         hold!(health.version.is_some(), "the probe saw no version");
         Ok(())
     }
@@ -160,10 +140,7 @@ impl Suite<'_> {
             full.parent
         );
         hold!(!full.artifacts.is_empty(), "a full stores nothing");
-        hold!(
-            full.captured.fingerprint.total() > 0,
-            "the fingerprint counts nothing"
-        );
+        hold!(full.captured.fingerprint.total() > 0, "the fingerprint counts nothing");
         let instant = full.captured.captured_at;
         hold!(
             instant >= full.started_at && instant <= full.finished_at,
@@ -177,24 +154,14 @@ impl Suite<'_> {
     }
 
     async fn planning_changes_nothing(&self, full: &Manifest) -> Result<()> {
-        for kind in [
-            BackupKind::Full,
-            BackupKind::Incremental,
-            BackupKind::Differential,
-        ] {
+        for kind in [BackupKind::Full, BackupKind::Incremental, BackupKind::Differential] {
             let plan = self.plan_backup(kind, std::slice::from_ref(full)).await?;
             let fits = (plan.kind == BackupKind::Full) == plan.parent.is_none();
-            hold!(
-                fits,
-                "a {} has the parent {:?}",
-                plan.kind,
-                plan.parent.map(|p| p.id)
-            );
+            hold!(fits, "a {} has the parent {:?}", plan.kind, plan.parent.map(|p| p.id));
         }
         let place = self.subject.empty_place(self.job).await?;
         for _ in 0..2 {
-            self.plan(std::slice::from_ref(full), &place, Existing::Refuse)
-                .await?;
+            self.plan(std::slice::from_ref(full), &place, Existing::Refuse).await?;
         }
         let again = self.take(BackupKind::Full, &[]).await?;
         let same = again.captured.fingerprint == full.captured.fingerprint;
@@ -205,10 +172,7 @@ impl Suite<'_> {
     async fn refusals(&self, full: &Manifest) -> Result<()> {
         let chain = std::slice::from_ref(full);
         let place = self.subject.empty_place(self.job).await?;
-        hold!(
-            self.plan(&[], &place, Existing::Refuse).await.is_err(),
-            "an empty chain can be planned"
-        );
+        hold!(self.plan(&[], &place, Existing::Refuse).await.is_err(), "an empty chain can be planned");
         let mut foreign = full.clone();
         foreign.engine = "another".to_owned();
         let planned = self.plan(&[foreign], &place, Existing::Refuse).await;
@@ -216,14 +180,8 @@ impl Suite<'_> {
         let used = self.restore(chain).await?;
         match self.plan(chain, &used, Existing::Refuse).await {
             Err(error) => {
-                hold!(
-                    error.kind() == ErrorKind::Conflict,
-                    "a used target is refused with {error}"
-                );
-                hold!(
-                    error.advice().is_some(),
-                    "the refusal of a used target shows no way out"
-                );
+                hold!(error.kind() == ErrorKind::Conflict, "a used target is refused with {error}");
+                hold!(error.advice().is_some(), "the refusal of a used target shows no way out");
             }
             Ok(plan) => hold!(!plan.missing.is_empty(), "a used target is not refused"),
         }
@@ -244,8 +202,7 @@ impl Suite<'_> {
             self.system.restore(&plan, &self.backups, self.job).await?;
         }
         let place = self.subject.start(&place, self.job).await?;
-        self.expect_green(chain, &place, "a copy restored twice by one run")
-            .await
+        self.expect_green(chain, &place, "a copy restored twice by one run").await
     }
 
     async fn damages_go_red(&self, full: &Manifest) -> Result<()> {
@@ -255,11 +212,7 @@ impl Suite<'_> {
             let place = self.restore(chain).await?;
             self.subject.damage(&place, how, self.job).await?;
             let found = self.verify(chain, &place).await?;
-            hold!(
-                found.is_red(),
-                "the damage `{how}` is not seen: {:?}",
-                found.checks
-            );
+            hold!(found.is_red(), "the damage `{how}` is not seen: {:?}", found.checks);
         }
         Ok(())
     }
@@ -267,11 +220,7 @@ impl Suite<'_> {
     async fn chains(&self, full: Manifest) -> Result<()> {
         let mut chain = vec![full];
         let alone = self.take(BackupKind::Incremental, &[]).await?;
-        hold!(
-            alone.kind == BackupKind::Full,
-            "an incremental without a parent is {}",
-            alone.kind
-        );
+        hold!(alone.kind == BackupKind::Full, "an incremental without a parent is {}", alone.kind);
         // unchanged, then changed twice
         for round in 0..3 {
             if round > 0 {
@@ -283,16 +232,11 @@ impl Suite<'_> {
                 chain.clear();
             } else {
                 let parent = before.last().map(|m| m.id.clone());
-                hold!(
-                    next.parent == parent,
-                    "an incremental builds on {:?}",
-                    next.parent
-                );
+                hold!(next.parent == parent, "an incremental builds on {:?}", next.parent);
             }
             chain.push(next);
             let place = self.restore(&chain).await?;
-            self.expect_green(&chain, &place, &format!("the chain after change {round}"))
-                .await?;
+            self.expect_green(&chain, &place, &format!("the chain after change {round}")).await?;
             if round > 0 {
                 let found = self.verify(&before, &place).await?;
                 hold!(found.is_red(), "a later copy passes for an earlier one");
@@ -305,18 +249,10 @@ impl Suite<'_> {
     async fn missing_data(&self) -> Result<()> {
         let full = self.take(BackupKind::Full, &[]).await?;
         let place = self.subject.empty_place(self.job).await?;
-        let plan = self
-            .plan(std::slice::from_ref(&full), &place, Existing::Refuse)
-            .await?;
-        let restored = self
-            .system
-            .restore(&plan, &MemoryBackups::default(), self.job)
-            .await;
+        let plan = self.plan(std::slice::from_ref(&full), &place, Existing::Refuse).await?;
+        let restored = self.system.restore(&plan, &MemoryBackups::default(), self.job).await;
         let kind = restored.map_err(|e| e.kind());
-        hold!(
-            kind.is_err() && kind != Err(ErrorKind::Bug),
-            "restoring without artifacts gave {kind:?}"
-        );
+        hold!(kind.is_err() && kind != Err(ErrorKind::Bug), "restoring without artifacts gave {kind:?}");
         for artifact in &full.artifacts {
             self.backups.tamper(&full.id, &artifact.name, |mut bytes| {
                 bytes.truncate(bytes.len() / 2);
@@ -338,10 +274,7 @@ impl Suite<'_> {
         job.cancel();
         let taken = self.backups.take(self.system, BackupKind::Full, &[], &job).await;
         let kind = taken.map(|m| m.id).map_err(|e| e.kind());
-        hold!(
-            kind == Err(ErrorKind::Cancelled),
-            "a cancelled backup gave {kind:?}"
-        );
+        hold!(kind == Err(ErrorKind::Cancelled), "a cancelled backup gave {kind:?}");
         self.take(BackupKind::Full, &[]).await.map(|_| ())
     }
 
@@ -349,19 +282,12 @@ impl Suite<'_> {
         let plan = self.plan_backup(BackupKind::Full, &[]).await?;
         let never_acquired = Lease {
             system: self.system.name().clone(),
-            kind: plan
-                .leases
-                .first()
-                .map_or_else(|| "none".to_owned(), |l| l.kind.clone()),
+            kind: plan.leases.first().map_or_else(|| "none".to_owned(), |l| l.kind.clone()),
             name: "lifeboat_never_acquired".to_owned(),
             scope: LeaseScope::Run,
         };
         for lease in plan.leases.iter().chain([&never_acquired]) {
-            hold!(
-                lease.system == *self.system.name(),
-                "a lease belongs to {}",
-                lease.system
-            );
+            hold!(lease.system == *self.system.name(), "a lease belongs to {}", lease.system);
             for _ in 0..2 {
                 self.system.release(lease, self.job).await?;
             }
@@ -376,11 +302,7 @@ impl Suite<'_> {
         let before = self.take(BackupKind::Full, &[]).await?;
         let mut written = Vec::new();
         for seq in 1..=3 {
-            let record = CanaryRecord {
-                seq,
-                utc: self.job.now(),
-                mac: format!("{seq:064x}"),
-            };
+            let record = CanaryRecord { seq, utc: self.job.now(), mac: format!("{seq:064x}") };
             canary.write(&record, self.job).await?;
             written.push(record);
         }

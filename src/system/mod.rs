@@ -210,9 +210,7 @@ pub fn usable_chain(kind: BackupKind, chain: &[Manifest]) -> &[Manifest] {
 
 /// For engines: the point of a chain, or a clear error.
 pub fn point(chain: &[Manifest]) -> Result<&Manifest> {
-    chain
-        .last()
-        .ok_or_else(|| Error::bug("use an empty chain of backups"))
+    chain.last().ok_or_else(|| Error::bug("use an empty chain of backups"))
 }
 
 /// One check out of an application query: see `config` for what `expect`, `min` and `max` mean.
@@ -226,11 +224,7 @@ pub fn judge_answer(
     use crate::domain::evidence::EvidenceLevel::E6;
     let number = answer.trim().parse::<f64>();
     let bound = |text: String, held: bool| {
-        if held {
-            Check::passed(name, E6, answer)
-        } else {
-            Check::failed(name, E6, text, answer)
-        }
+        if held { Check::passed(name, E6, answer) } else { Check::failed(name, E6, text, answer) }
     };
     match (expect, min, max, number) {
         (Some(e), _, _, _) => bound(e.to_owned(), answer.trim() == e),

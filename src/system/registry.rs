@@ -39,13 +39,7 @@ pub fn registry() -> Registry {
 impl Registry {
     #[must_use]
     pub fn with<E: Engine>(mut self) -> Self {
-        self.entries.insert(
-            E::KIND,
-            Entry {
-                build: build::<E>,
-                check: check::<E>,
-            },
-        );
+        self.entries.insert(E::KIND, Entry { build: build::<E>, check: check::<E> });
         self
     }
 
@@ -72,27 +66,23 @@ impl Registry {
 }
 
 fn parse<E: Engine>(settings: toml::Value) -> Result<E::Settings, SettingProblem> {
-    settings.try_into().map_err(|e: toml::de::Error| SettingProblem {
-        key: String::new(),
-        message: e.message().to_owned(),
-    })
+    settings
+        .try_into()
+        .map_err(|e: toml::de::Error| SettingProblem { key: String::new(), message: e.message().to_owned() })
 }
 
 fn check<E: Engine>(settings: toml::Value) -> Vec<SettingProblem> {
     match parse::<E>(settings) {
         Err(problem) => vec![problem],
-        Ok(settings) => E::check(&settings)
-            .into_iter()
-            .map(|(key, message)| SettingProblem { key, message })
-            .collect(),
+        Ok(settings) => {
+            E::check(&settings).into_iter().map(|(key, message)| SettingProblem { key, message }).collect()
+        }
     }
 }
 
 fn build<E: Engine>(settings: toml::Value, deps: EngineDeps) -> Result<SharedSystem> {
     let settings = parse::<E>(settings).map_err(|p| {
-        Error::new(ErrorKind::Config, "read settings")
-            .with("system", &deps.name)
-            .why(p.message)
+        Error::new(ErrorKind::Config, "read settings").with("system", &deps.name).why(p.message)
     })?;
     Ok(Arc::new(E::build(settings, deps)?))
 }

@@ -41,10 +41,7 @@ struct MemoryWriter {
 
 impl MemoryBackups {
     pub fn sink(&self, id: &BackupId) -> impl BackupSink {
-        MemorySink {
-            id: id.clone(),
-            store: self.store.clone(),
-        }
+        MemorySink { id: id.clone(), store: self.store.clone() }
     }
 
     /// Replaces an artifact, to test what a damaged backup does.
@@ -73,12 +70,7 @@ impl MemoryBackups {
         job: &JobContext,
     ) -> Result<Manifest> {
         let id = BackupId::new(job.now(), job.clock().random());
-        let request = BackupRequest {
-            id: id.clone(),
-            kind,
-            tier: None,
-            chain: chain.to_vec(),
-        };
+        let request = BackupRequest { id: id.clone(), kind, tier: None, chain: chain.to_vec() };
         let started_at = job.now();
         let plan = system.plan_backup(&request, job).await?;
         let captured = system.backup(&plan, &self.sink(&id), job).await?;
@@ -108,20 +100,13 @@ impl MemoryBackups {
             tier: None,
             kind: plan.kind,
             parent: plan.parent.as_ref().map(|m| m.id.clone()),
-            root: plan
-                .parent
-                .as_ref()
-                .map_or_else(|| plan.id.clone(), |m| m.root.clone()),
+            root: plan.parent.as_ref().map_or_else(|| plan.id.clone(), |m| m.root.clone()),
             started_at,
             finished_at: job.now(),
             lifeboat_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: "test".to_owned(),
             captured,
-            segment_encoding: SegmentEncoding {
-                segment_bytes: 0,
-                zstd_level: 0,
-                recipients: Vec::new(),
-            },
+            segment_encoding: SegmentEncoding { segment_bytes: 0, zstd_level: 0, recipients: Vec::new() },
             artifacts: self.artifacts(&plan.id).into_iter().map(artifact).collect(),
         }
     }
@@ -131,12 +116,7 @@ impl MemoryBackups {
 impl BackupSink for MemorySink {
     async fn artifact(&self, name: &ArtifactName) -> Result<Box<dyn ArtifactWriter>> {
         let (id, name, store) = (self.id.clone(), name.clone(), self.store.clone());
-        Ok(Box::new(MemoryWriter {
-            id,
-            name,
-            store,
-            chunks: Vec::new(),
-        }))
+        Ok(Box::new(MemoryWriter { id, name, store, chunks: Vec::new() }))
     }
 }
 
@@ -153,11 +133,7 @@ impl ArtifactWriter for MemoryWriter {
         if store.insert((self.id, self.name.clone()), self.chunks).is_some() {
             return Err(Error::new(ErrorKind::Conflict, "write artifact twice").with("artifact", &self.name));
         }
-        Ok(Artifact {
-            name: self.name,
-            raw_bytes,
-            segments: Vec::new(),
-        })
+        Ok(Artifact { name: self.name, raw_bytes, segments: Vec::new() })
     }
 }
 
@@ -170,14 +146,9 @@ impl BackupSource for MemoryBackups {
         _job: &JobContext,
     ) -> Result<ByteStream> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunks = store
-            .get(&(backup.clone(), artifact.clone()))
-            .cloned()
-            .ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "open artifact")
-                    .with("backup", backup)
-                    .with("artifact", artifact)
-            })?;
+        let chunks = store.get(&(backup.clone(), artifact.clone())).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "open artifact").with("backup", backup).with("artifact", artifact)
+        })?;
         Ok(futures_util::stream::iter(chunks.into_iter().map(Ok)).boxed())
     }
 }
@@ -206,9 +177,8 @@ impl TestServer {
         adjust: impl FnOnce(&Path) -> Result<()>,
         job: &JobContext,
     ) -> Result<Self> {
-        let sandboxing = system
-            .sandboxing()
-            .ok_or_else(|| Error::bug("start a server of a kind without sandboxes"))?;
+        let sandboxing =
+            system.sandboxing().ok_or_else(|| Error::bug("start a server of a kind without sandboxes"))?;
         let account = Account::for_servers("nobody")?;
         let home = tempfile::Builder::new()
             .prefix("lifeboat-test-")
@@ -219,26 +189,16 @@ impl TestServer {
         open_to_account(home.path(), account.as_ref())?;
         sandboxing.initialise(&dir, account.as_ref(), job).await?;
         adjust(&dir)?;
-        let place = ServerPlace {
-            host: "127.0.0.1".to_owned(),
-            port: free_port()?,
-            dir,
-        };
-        let mut server = Self {
-            place,
-            account,
-            child: None,
-            _home: home,
-        };
+        let place = ServerPlace { host: "127.0.0.1".to_owned(), port: free_port()?, dir };
+        let mut server = Self { place, account, child: None, _home: home };
         server.resume(system, job).await?;
         Ok(server)
     }
 
     /// Starts the server again on the same directory and port, as after a kill.
     pub async fn resume(&mut self, system: &dyn DataSystem, job: &JobContext) -> Result<()> {
-        let sandboxing = system
-            .sandboxing()
-            .ok_or_else(|| Error::bug("start a server of a kind without sandboxes"))?;
+        let sandboxing =
+            system.sandboxing().ok_or_else(|| Error::bug("start a server of a kind without sandboxes"))?;
         open_to_account(&self.place.dir, self.account.as_ref())?;
         let log = self.place.dir.with_file_name("server.log");
         if let Some(program) = sandboxing.server(&self.place.dir, self.place.port)? {

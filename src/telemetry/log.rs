@@ -12,10 +12,8 @@ pub fn install(filter: &str) -> Result<()> {
             .because(e)
             .hint("use error, warn, info, debug or trace")
     })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let installed = if std::env::var("LIFEBOAT_LOG_FORMAT").is_ok_and(|f| f == "json") {
         log.json().try_init()
     } else {

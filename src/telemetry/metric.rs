@@ -28,9 +28,7 @@ pub fn metrics() -> &'static Metrics {
 }
 
 /// Seconds, from a quarter of a second to a day.
-const DURATION_BUCKETS: [f64; 10] = [
-    0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0,
-];
+const DURATION_BUCKETS: [f64; 10] = [0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0];
 
 impl Metrics {
     fn new() -> Self {
@@ -41,11 +39,9 @@ impl Metrics {
         };
         let gauge =
             |name: &str, help: &str| keep(&registry, IntGaugeVec::new(Opts::new(name, help), &["system"]));
-        let duration = HistogramOpts::new(
-            "backup_duration_seconds",
-            "Time that a backup took, from start to commit",
-        )
-        .buckets(DURATION_BUCKETS.to_vec());
+        let duration =
+            HistogramOpts::new("backup_duration_seconds", "Time that a backup took, from start to commit")
+                .buckets(DURATION_BUCKETS.to_vec());
         Self {
             backup_total: counter("backup_total", "Backups started"),
             backup_success_total: counter(
@@ -57,10 +53,7 @@ impl Metrics {
             backup_size_bytes: gauge("backup_size_bytes", "Stored bytes of the newest backup"),
             restore_total: counter("restore_total", "Restores started"),
             restore_success_total: counter("restore_success_total", "Restores that ended well"),
-            system_up: gauge(
-                "lifeboat_system_up",
-                "1 when the last probe found the system healthy",
-            ),
+            system_up: gauge("lifeboat_system_up", "1 when the last probe found the system healthy"),
             system_supervised: gauge(
                 "lifeboat_system_supervised",
                 "0 when the system's actor died too often",
@@ -81,10 +74,7 @@ fn keep<C: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     made: prometheus::Result<C>,
 ) -> C {
-    #[expect(
-        clippy::expect_used,
-        reason = "names and labels are constants; a test makes them all"
-    )]
+    #[expect(clippy::expect_used, reason = "names and labels are constants; a test makes them all")]
     let metric = made.expect("a metric's name and labels are valid");
     if let Err(error) = registry.register(Box::new(metric.clone())) {
         tracing::error!(%error, "metric registered twice");
@@ -99,11 +89,6 @@ mod tests {
     #[test]
     fn every_metric_is_valid_and_rendered_once_used() {
         metrics().backup_total.with_label_values(&["orders"]).inc();
-        assert!(
-            metrics()
-                .render()
-                .unwrap()
-                .contains("backup_total{system=\"orders\"}")
-        );
+        assert!(metrics().render().unwrap().contains("backup_total{system=\"orders\"}"));
     }
 }

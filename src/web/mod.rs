@@ -38,11 +38,7 @@ struct Answer<T> {
 }
 
 fn ok<T: Serialize>(data: T) -> HttpResponse {
-    HttpResponse::Ok().json(Answer {
-        code: 200,
-        message: "ok",
-        data,
-    })
+    HttpResponse::Ok().json(Answer { code: 200, message: "ok", data })
 }
 
 fn refuse(error: &Error) -> HttpResponse {
@@ -125,46 +121,25 @@ async fn list(node: &Node, query: BackupsQuery) -> Result<Vec<view::BackupLine>>
         None => None,
     };
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
-    view::backups(
-        node,
-        &BackupQuery {
-            system,
-            limit: Some(limit),
-        },
-    )
-    .await
+    view::backups(node, &BackupQuery { system, limit: Some(limit) }).await
 }
 
 async fn prometheus(faces: web::Data<Faces>) -> HttpResponse {
     for (name, s) in faces.board.systems() {
         let up = s.health.as_ref().is_some_and(|h| h.state == HealthState::Healthy);
-        metrics()
-            .system_up
-            .with_label_values(&[name.as_str()])
-            .set(i64::from(up));
+        metrics().system_up.with_label_values(&[name.as_str()]).set(i64::from(up));
         let supervised = s.supervision != Supervision::Unsupervised;
-        metrics()
-            .system_supervised
-            .with_label_values(&[name.as_str()])
-            .set(i64::from(supervised));
+        metrics().system_supervised.with_label_values(&[name.as_str()]).set(i64::from(supervised));
     }
     match metrics().render() {
-        Ok(text) => HttpResponse::Ok()
-            .content_type("text/plain; version=0.0.4; charset=utf-8")
-            .body(text),
+        Ok(text) => HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text),
         Err(error) => refuse(&error),
     }
 }
 
 async fn index(faces: web::Data<Faces>) -> HttpResponse {
-    let query = BackupQuery {
-        system: None,
-        limit: Some(20),
-    };
-    match view::backups(&faces.node, &query)
-        .await
-        .and_then(|b| page::render(&faces, &b))
-    {
+    let query = BackupQuery { system: None, limit: Some(20) };
+    match view::backups(&faces.node, &query).await.and_then(|b| page::render(&faces, &b)) {
         Ok(html) => HttpResponse::Ok()
             .insert_header(("Content-Security-Policy", POLICY))
             .content_type("text/html; charset=utf-8")

@@ -8,14 +8,7 @@ use super::{Finding, SourceFile};
 const CORE: &[&str] = &["domain", "error", "runtime", "archive"];
 const PORTS: &[&str] = &["storage", "catalog", "system", "sandbox", "alert"];
 /// What carries runs out. Knows ports, never an adapter.
-const WORK: &[&str] = &[
-    "pipeline",
-    "operation",
-    "runbook",
-    "scenario",
-    "drill",
-    "evidence",
-];
+const WORK: &[&str] = &["pipeline", "operation", "runbook", "scenario", "drill", "evidence"];
 /// Names, counts and config that everything around the work may use.
 const AROUND: &[&str] = &["config", "telemetry"];
 /// Puts concrete types together; may import everything.
@@ -34,19 +27,15 @@ const PORT_PARTS: &[(&str, &str)] = &[
 ];
 
 /// Modules that make up one adapter together.
-const ONE_ADAPTER: &[(&str, &[&str])] = &[
-    ("catalog", &["sqlite", "migrations"]),
-    ("sandbox", &["process", "ledger", "remains", "port", "root"]),
-];
+const ONE_ADAPTER: &[(&str, &[&str])] =
+    &[("catalog", &["sqlite", "migrations"]), ("sandbox", &["process", "ledger", "remains", "port", "root"])];
 
 /// Ports that a port and its adapters may use beside their own.
 const PORT_USES: &[(&str, &[&str])] = &[("sandbox", &["catalog", "system"])];
 
 /// Crates that only some modules may name.
-const CRATE_OWNERS: &[(&[&str], &[&str])] = &[
-    (&["actix", "actix_rt"], &["actor", "app", "main"]),
-    (&["actix_web"], &["web"]),
-];
+const CRATE_OWNERS: &[(&[&str], &[&str])] =
+    &[(&["actix", "actix_rt"], &["actor", "app", "main"]), (&["actix_web"], &["web"])];
 
 const DOMAIN_CRATES: &[&str] = &["std", "core", "alloc", "serde", "serde_json", "chrono"];
 
@@ -55,18 +44,10 @@ pub fn check(files: &[SourceFile]) -> BTreeSet<Finding> {
     let mut findings = BTreeSet::new();
     for (module, file) in &tree.modules {
         let mut say = |line: usize, what: String| {
-            findings.insert(Finding {
-                file: file.path.clone(),
-                line,
-                rule: "layers",
-                what,
-            });
+            findings.insert(Finding { file: file.path.clone(), line, rule: "layers", what });
         };
         let Some(allowed) = allowed(&module[0]) else {
-            say(
-                1,
-                format!("`{}` has no layer: add it to tests/tidy/layers.rs", module[0]),
-            );
+            say(1, format!("`{}` has no layer: add it to tests/tidy/layers.rs", module[0]));
             continue;
         };
         if tree.only_tests.iter().any(|t| module.starts_with(t)) {
@@ -89,10 +70,7 @@ fn allowed(top: &str) -> Option<BTreeSet<&'static str>> {
         "error" | "runtime" => vec!["domain", "error", "runtime"],
         "archive" => CORE.to_vec(),
         port if PORTS.contains(&port) => {
-            let more = PORT_USES
-                .iter()
-                .find(|(p, _)| *p == port)
-                .map_or(&[][..], |(_, m)| m);
+            let more = PORT_USES.iter().find(|(p, _)| *p == port).map_or(&[][..], |(_, m)| m);
             [CORE, more, &PORTS[PORTS.iter().position(|p| *p == port)?..][..1]].concat()
         }
         "telemetry" => [CORE, &["telemetry"]].concat(),
@@ -151,35 +129,22 @@ impl<'a> Tree<'a> {
             return Some(format!("`{top}` may not import `{named}`"));
         }
         let adapter = adapter(named, rest.get(1)?, self)?;
-        let mine = module
-            .get(1)
-            .filter(|_| top == named)
-            .and_then(|m| self::adapter(named, m, self));
+        let mine = module.get(1).filter(|_| top == named).and_then(|m| self::adapter(named, m, self));
         let free = OUTER.contains(&top)
             || mine == Some(adapter)
             // the port's own file declares its adapters, the registry names the engines
             || (top == named && (module.len() == 1 || module[1] == "registry"));
-        (!free).then(|| {
-            format!(
-                "`{}` may not import the adapter `{named}::{adapter}`",
-                module.join("::")
-            )
-        })
+        (!free).then(|| format!("`{}` may not import the adapter `{named}::{adapter}`", module.join("::")))
     }
 }
 
 /// The adapter that module `part` of a port belongs to, if it is one.
 fn adapter<'n>(port: &str, part: &'n str, tree: &Tree<'_>) -> Option<&'n str> {
-    let is_module = tree
-        .modules
-        .keys()
-        .any(|m| m.len() > 1 && m[0] == port && m[1] == part);
+    let is_module = tree.modules.keys().any(|m| m.len() > 1 && m[0] == port && m[1] == part);
     if !PORTS.contains(&port) || !is_module || PORT_PARTS.contains(&(port, part)) {
         return None;
     }
-    let whole = ONE_ADAPTER
-        .iter()
-        .find(|(p, parts)| *p == port && parts.contains(&part));
+    let whole = ONE_ADAPTER.iter().find(|(p, parts)| *p == port && parts.contains(&part));
     Some(whole.map_or(part, |(_, parts)| parts[0]))
 }
 
@@ -200,10 +165,7 @@ fn dependencies() -> BTreeSet<String> {
     let manifest = include_str!("../../Cargo.toml");
     let lines = manifest.lines().skip_while(|l| *l != "[dependencies]");
     let lines = lines.take_while(|l| !l.starts_with("[lints"));
-    lines
-        .filter_map(|l| l.split_once('='))
-        .map(|(name, _)| name.trim().replace('-', "_"))
-        .collect()
+    lines.filter_map(|l| l.split_once('=')).map(|(name, _)| name.trim().replace('-', "_")).collect()
 }
 
 /// `src/system/redis/mod.rs` is `system::redis`.

@@ -41,12 +41,7 @@ pub fn read(text: &str, module: &[String]) -> Reading {
             at = skip_item(&tokens, at);
             continue;
         }
-        if let [
-            (_, Token::Word(word)),
-            (_, Token::Word(name)),
-            (_, Token::Sign('{')),
-            ..,
-        ] = &tokens[at..]
+        if let [(_, Token::Word(word)), (_, Token::Word(name)), (_, Token::Sign('{')), ..] = &tokens[at..]
             && word == "mod"
         {
             inner.push((name.clone(), depth));
@@ -58,11 +53,7 @@ pub fn read(text: &str, module: &[String]) -> Reading {
                 inner.retain(|(_, from)| *from < depth);
             }
             Token::Word(_) if starts_path(&tokens, at) => {
-                let here: Vec<String> = module
-                    .iter()
-                    .chain(inner.iter().map(|(n, _)| n))
-                    .cloned()
-                    .collect();
+                let here: Vec<String> = module.iter().chain(inner.iter().map(|(n, _)| n)).cloned().collect();
                 let mut found = Vec::new();
                 at = expand(&tokens, at, &[], &mut found);
                 reading.paths.extend(found.into_iter().map(|p| resolve(p, &here)));
@@ -135,13 +126,8 @@ fn resolve(path: NamedPath, here: &[String]) -> NamedPath {
     if !relative {
         return path;
     }
-    let parts = std::iter::once("crate".to_owned())
-        .chain(base)
-        .chain(rest.iter().cloned());
-    NamedPath {
-        line: path.line,
-        parts: parts.collect(),
-    }
+    let parts = std::iter::once("crate".to_owned()).chain(base).chain(rest.iter().cloned());
+    NamedPath { line: path.line, parts: parts.collect() }
 }
 
 /// `#[cfg(test)]` or `#[cfg(all(test, ..))]`
@@ -211,9 +197,8 @@ fn tokens(text: &str) -> Tokens {
                 at + 2
             }
             [c, ..] if c.is_alphanumeric() || *c == '_' => {
-                let end = until(&chars, at, |rest| {
-                    !rest.first().is_some_and(|c| c.is_alphanumeric() || *c == '_')
-                });
+                let end =
+                    until(&chars, at, |rest| !rest.first().is_some_and(|c| c.is_alphanumeric() || *c == '_'));
                 tokens.push((line, Token::Word(chars[at..end].iter().collect())));
                 end
             }
@@ -255,9 +240,7 @@ fn raw_string(chars: &[char], start: usize) -> Option<usize> {
         return None;
     }
     let hashes = vec!['#'; quote - start - 1];
-    let end = until(chars, quote + 1, |rest| {
-        rest[0] == '"' && rest[1..].starts_with(&hashes)
-    });
+    let end = until(chars, quote + 1, |rest| rest[0] == '"' && rest[1..].starts_with(&hashes));
     Some(end + 1 + hashes.len())
 }
 

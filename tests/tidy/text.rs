@@ -17,24 +17,12 @@ const VAGUE_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "common", "
 const EMPTY_LINES_MAX: usize = 2;
 
 fn finding(file: &SourceFile, line: usize, rule: &'static str, what: impl Into<String>) -> Finding {
-    Finding {
-        file: file.path.clone(),
-        line,
-        rule,
-        what: what.into(),
-    }
+    Finding { file: file.path.clone(), line, rule, what: what.into() }
 }
 
 pub fn headers(files: &[SourceFile]) -> BTreeSet<Finding> {
     let bare = |f: &&SourceFile| f.text.lines().count() > EMPTY_LINES_MAX && !f.text.starts_with("//!");
-    let say = |f| {
-        finding(
-            f,
-            1,
-            "header",
-            "begin with `//!`: what the file owns and its invariants",
-        )
-    };
+    let say = |f| finding(f, 1, "header", "begin with `//!`: what the file owns and its invariants");
     files.iter().filter(bare).map(say).collect()
 }
 
@@ -44,12 +32,7 @@ pub fn names(files: &[SourceFile]) -> BTreeSet<Finding> {
         for part in Path::new(&file.path).iter().filter_map(|p| p.to_str()) {
             let stem = part.strip_suffix(".rs").unwrap_or(part);
             if VAGUE_NAMES.contains(&stem) {
-                findings.insert(finding(
-                    file,
-                    1,
-                    "name",
-                    format!("`{stem}` says nothing; name the noun"),
-                ));
+                findings.insert(finding(file, 1, "name", format!("`{stem}` says nothing; name the noun")));
             }
         }
     }
@@ -67,12 +50,7 @@ pub fn lengths(files: &[SourceFile], allowed: &[(&str, &str)]) -> BTreeSet<Findi
                 findings.insert(finding(file, LINES_MAX + 1, "length", what));
             }
             (false, Some(_)) => {
-                findings.insert(finding(
-                    file,
-                    lines,
-                    "length",
-                    "short enough: take it off LONG_FILES",
-                ));
+                findings.insert(finding(file, lines, "length", "short enough: take it off LONG_FILES"));
             }
             (true, Some(_)) | (false, None) => {}
         }
@@ -103,20 +81,14 @@ pub fn notes(files: &[SourceFile]) -> BTreeSet<Finding> {
         let word = words.iter().find(|w| line.contains(**w))?;
         let rest = &line[line.find(word)? + word.len()..];
         let rest = rest.trim_start_matches(['(', ' ', ':']);
-        let has_issue = rest
-            .strip_prefix('#')
-            .is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()));
+        let has_issue = rest.strip_prefix('#').is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit()));
         (!has_issue).then(|| format!("{word} without an issue: write `{word}(#12)`, or do it"))
     })
 }
 
 /// Paths of one developer's machine.
 pub fn machine_paths(files: &[SourceFile]) -> BTreeSet<Finding> {
-    let words = [
-        concat!("/wo", "rk/"),
-        concat!("/fa", "rm/"),
-        concat!("/ro", "ot/"),
-    ];
+    let words = [concat!("/wo", "rk/"), concat!("/fa", "rm/"), concat!("/ro", "ot/")];
     by_line(files, "machine path", |line| {
         let word = words.iter().find(|w| starts_a_path(line, w))?;
         Some(format!("`{word}` exists on one machine only"))

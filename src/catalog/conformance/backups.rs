@@ -12,14 +12,8 @@ pub(super) async fn a_commit_keeps_what_is_known_better(catalog: &dyn Catalog) -
     let (manifest, at) = (manifest("orders", 1)?, instant(50)?);
     let (near, far) = (destination("near")?, destination("far")?);
     catalog.commit_backup(&manifest, &near).await?;
-    equal(
-        &catalog.backup(&manifest.id).await?.state,
-        &BackupState::Stored,
-        "state of a new backup",
-    )?;
-    catalog
-        .set_backup_state(&manifest.id, BackupState::Verified, at)
-        .await?;
+    equal(&catalog.backup(&manifest.id).await?.state, &BackupState::Stored, "state of a new backup")?;
+    catalog.set_backup_state(&manifest.id, BackupState::Verified, at).await?;
     catalog.commit_backup(&manifest, &near).await?;
     catalog.commit_backup(&manifest, &far).await?;
     let record = catalog.backup(&manifest.id).await?;
@@ -29,11 +23,7 @@ pub(super) async fn a_commit_keeps_what_is_known_better(catalog: &dyn Catalog) -
         &(BackupState::Verified, Some(at)),
         "state after two more commits",
     )?;
-    equal(
-        &record.destinations,
-        &vec![far.clone(), near.clone()],
-        "destinations by name",
-    )?;
+    equal(&record.destinations, &vec![far.clone(), near.clone()], "destinations by name")?;
 
     let proof = |n| {
         Ok::<_, Error>(Proof {
@@ -45,12 +35,8 @@ pub(super) async fn a_commit_keeps_what_is_known_better(catalog: &dyn Catalog) -
     };
     catalog.record_proof(&manifest.id, &proof(60)?).await?;
     catalog.record_proof(&manifest.id, &proof(55)?).await?;
-    catalog
-        .set_backup_state(&manifest.id, BackupState::Proven, at)
-        .await?;
-    catalog
-        .set_backup_state(&manifest.id, BackupState::Verified, instant(61)?)
-        .await?;
+    catalog.set_backup_state(&manifest.id, BackupState::Proven, at).await?;
+    catalog.set_backup_state(&manifest.id, BackupState::Verified, instant(61)?).await?;
     let record = catalog.backup(&manifest.id).await?;
     equal(&record.proof, &Some(proof(60)?), "the newest proof")?;
     equal(
@@ -69,44 +55,27 @@ pub(super) async fn another_manifest_starts_anew_and_copies_go_one_by_one(
     for destination in [&near, &far] {
         catalog.commit_backup(&manifest, destination).await?;
     }
-    catalog
-        .set_backup_state(&manifest.id, BackupState::Verified, at)
-        .await?;
+    catalog.set_backup_state(&manifest.id, BackupState::Verified, at).await?;
     let mut other = manifest.clone();
     other.host = "elsewhere".to_owned();
     catalog.commit_backup(&other, &near).await?;
     let record = catalog.backup(&manifest.id).await?;
     equal(
-        &(
-            record.state,
-            record.proof,
-            record.verified_at,
-            record.destinations,
-        ),
+        &(record.state, record.proof, record.verified_at, record.destinations),
         &(BackupState::Stored, None, None, vec![near.clone()]),
         "another manifest under the same id",
     )?;
     catalog.commit_backup(&other, &far).await?;
     catalog.forget_copy(&manifest.id, &near).await?;
-    equal(
-        &catalog.backup(&manifest.id).await?.destinations,
-        &vec![far.clone()],
-        "copies left",
-    )?;
+    equal(&catalog.backup(&manifest.id).await?.destinations, &vec![far.clone()], "copies left")?;
     catalog.forget_copy(&manifest.id, &far).await?;
-    refused(
-        catalog.backup(&manifest.id).await,
-        ErrorKind::NotFound,
-        "a backup without copies",
-    )?;
+    refused(catalog.backup(&manifest.id).await, ErrorKind::NotFound, "a backup without copies")?;
     catalog.forget_copy(&manifest.id, &far).await
 }
 
 pub(super) async fn backups_are_listed_newest_first(catalog: &dyn Catalog) -> Result<()> {
     for (of, n) in [("orders", 2), ("cache", 3), ("orders", 1)] {
-        catalog
-            .commit_backup(&manifest(of, n)?, &destination("near")?)
-            .await?;
+        catalog.commit_backup(&manifest(of, n)?, &destination("near")?).await?;
     }
     let ids = |query: BackupQuery| async move {
         let records = catalog.backups(&query).await?;
@@ -114,20 +83,9 @@ pub(super) async fn backups_are_listed_newest_first(catalog: &dyn Catalog) -> Re
     };
     let id = |of, n| manifest(of, n).map(|m| m.id);
     let every = ids(BackupQuery::default()).await?;
-    equal(
-        &every,
-        &vec![id("cache", 3)?, id("orders", 2)?, id("orders", 1)?],
-        "all backups",
-    )?;
-    let newest = BackupQuery {
-        system: Some(system("orders")?),
-        limit: Some(1),
-    };
-    equal(
-        &ids(newest).await?,
-        &vec![id("orders", 2)?],
-        "the newest backup of a system",
-    )?;
+    equal(&every, &vec![id("cache", 3)?, id("orders", 2)?, id("orders", 1)?], "all backups")?;
+    let newest = BackupQuery { system: Some(system("orders")?), limit: Some(1) };
+    equal(&ids(newest).await?, &vec![id("orders", 2)?], "the newest backup of a system")?;
 
     let gone = id("cache", 3)?;
     catalog.forget_backup(&gone).await?;

@@ -30,10 +30,7 @@ pub(super) fn system(name: &str) -> Result<SystemName> {
 pub(in crate::catalog) fn manifest(of: &str, n: u32) -> Result<Manifest> {
     let at = instant(n)?;
     let id = BackupId::new(at, n);
-    let digest = Digest {
-        count: 3,
-        hash: "c0ffee".to_owned(),
-    };
+    let digest = Digest { count: 3, hash: "c0ffee".to_owned() };
     Ok(Manifest {
         format: FORMAT_VERSION,
         id: id.clone(),
@@ -50,10 +47,7 @@ pub(in crate::catalog) fn manifest(of: &str, n: u32) -> Result<Manifest> {
         captured: Captured {
             method: "tar".to_owned(),
             server_version: "1".to_owned(),
-            position: Position {
-                start: None,
-                end: "0/1".to_owned(),
-            },
+            position: Position { start: None, end: "0/1".to_owned() },
             captured_at: at,
             watermark: None,
             fingerprint: Fingerprint {
@@ -64,19 +58,11 @@ pub(in crate::catalog) fn manifest(of: &str, n: u32) -> Result<Manifest> {
             detail: serde_json::json!({"n": n}),
             notes: Vec::new(),
         },
-        segment_encoding: SegmentEncoding {
-            segment_bytes: 1,
-            zstd_level: 3,
-            recipients: Vec::new(),
-        },
+        segment_encoding: SegmentEncoding { segment_bytes: 1, zstd_level: 3, recipients: Vec::new() },
         artifacts: vec![Artifact {
             name: named(ArtifactName::parse("base.tar"))?,
             raw_bytes: u64::from(n),
-            segments: vec![Segment {
-                raw_bytes: u64::from(n),
-                stored_bytes: 1,
-                sha256: "00".to_owned(),
-            }],
+            segments: vec![Segment { raw_bytes: u64::from(n), stored_bytes: 1, sha256: "00".to_owned() }],
         }],
     })
 }
@@ -93,20 +79,12 @@ pub(super) async fn opened(catalog: &dyn Catalog, n: u32) -> Result<RunId> {
         detail: serde_json::json!({"plan": [1, 2]}),
     };
     catalog.open_run(&run).await?;
-    refused(
-        catalog.open_run(&run).await,
-        ErrorKind::Conflict,
-        "a second run of one id",
-    )?;
+    refused(catalog.open_run(&run).await, ErrorKind::Conflict, "a second run of one id")?;
     Ok(run.id)
 }
 
 pub(super) fn owner(pid: u32) -> Owner {
-    Owner {
-        pid,
-        started: format!("{pid}@boot"),
-        host: "here".to_owned(),
-    }
+    Owner { pid, started: format!("{pid}@boot"), host: "here".to_owned() }
 }
 
 pub(super) fn intent() -> Result<RunEvent> {
@@ -115,10 +93,5 @@ pub(super) fn intent() -> Result<RunEvent> {
 }
 
 pub(super) fn lease(name: &str, scope: LeaseScope) -> Result<Lease> {
-    Ok(Lease {
-        system: system("orders")?,
-        kind: "replication_slot".to_owned(),
-        name: name.to_owned(),
-        scope,
-    })
+    Ok(Lease { system: system("orders")?, kind: "replication_slot".to_owned(), name: name.to_owned(), scope })
 }

@@ -18,11 +18,7 @@ pub(super) async fn one_of_two_adopters_wins(open: &Open) -> Result<()> {
         let run = opened(&*a, n).await?;
         let (mine, yours) = (owner(100 + n), owner(200 + n));
         let (left, right) = futures_util::join!(a.adopt_run(&run, 1, &mine), b.adopt_run(&run, 1, &yours));
-        let (winner, loser) = if left.is_ok() {
-            (mine, right)
-        } else {
-            (yours, left)
-        };
+        let (winner, loser) = if left.is_ok() { (mine, right) } else { (yours, left) };
         refused(loser, ErrorKind::Conflict, "the second of two adoptions")?;
         let record = b.run(&run).await?;
         equal(&(record.owner, record.epoch), &(winner, 2), "who adopted the run")?;
@@ -50,30 +46,16 @@ pub(super) async fn reopening_keeps_everything(open: &Open) -> Result<()> {
     let catalog = open()?;
     let (run, at) = (opened(&*catalog, 1).await?, instant(2)?);
     catalog.append(&run, 1, &intent()?, at).await?;
-    catalog
-        .commit_backup(&manifest("orders", 1)?, &destination("near")?)
-        .await?;
-    catalog
-        .record_lease(&run, &lease("slot", LeaseScope::Chain)?, at)
-        .await?;
-    let directory = Resource::Directory {
-        path: "/tmp/box".into(),
-    };
+    catalog.commit_backup(&manifest("orders", 1)?, &destination("near")?).await?;
+    catalog.record_lease(&run, &lease("slot", LeaseScope::Chain)?, at).await?;
+    let directory = Resource::Directory { path: "/tmp/box".into() };
     catalog.record_resource(&run, &owner(5), &directory, at).await?;
     catalog.next_canary(&system("orders")?).await?;
     let before = everything(&*catalog, &run).await?;
     drop(catalog);
     let catalog = open()?;
-    equal(
-        &everything(&*catalog, &run).await?,
-        &before,
-        "the catalog after it was opened again",
-    )?;
-    equal(
-        &catalog.next_canary(&system("orders")?).await?,
-        &2,
-        "next canary number",
-    )
+    equal(&everything(&*catalog, &run).await?, &before, "the catalog after it was opened again")?;
+    equal(&catalog.next_canary(&system("orders")?).await?, &2, "next canary number")
 }
 
 async fn everything(catalog: &dyn Catalog, run: &RunId) -> Result<String> {

@@ -32,11 +32,9 @@ fn record(row: &Row<'_>) -> Result<BackupRecord> {
 
 pub(super) fn get(tx: &Transaction<'_>, id: &BackupId) -> Result<BackupRecord> {
     find(tx, id)?.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "find backup")
-            .with("backup", id)
-            .hint(
-                "`lifeboat list` lists every backup; `lifeboat catalog rebuild` reads the destinations anew",
-            )
+        Error::new(ErrorKind::NotFound, "find backup").with("backup", id).hint(
+            "`lifeboat list` lists every backup; `lifeboat catalog rebuild` reads the destinations anew",
+        )
     })
 }
 
@@ -126,12 +124,7 @@ pub(super) fn record_proof(tx: &Transaction<'_>, id: &BackupId, proof: &Proof) -
 }
 
 pub(super) fn forget(tx: &Transaction<'_>, id: &BackupId) -> Result<()> {
-    execute(
-        tx,
-        "forget backup",
-        "DELETE FROM backup WHERE id = ?1",
-        [id.as_str()],
-    )?;
+    execute(tx, "forget backup", "DELETE FROM backup WHERE id = ?1", [id.as_str()])?;
     Ok(())
 }
 

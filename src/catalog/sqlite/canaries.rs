@@ -51,8 +51,6 @@ pub(super) fn written(tx: &Transaction<'_>, system: &SystemName, record: &Canary
 pub(super) fn after(tx: &Transaction<'_>, system: &SystemName, seq: u64, until: Timestamp) -> Result<u64> {
     tx.prepare_cached("SELECT count(*) AS lost FROM canary WHERE system = ?1 AND seq > ?2 AND utc <= ?3")
         .or_db("count canaries")?
-        .query_row(params![system.as_str(), signed(seq)?, instant(until)], |row| {
-            Ok(number(row, "lost"))
-        })
+        .query_row(params![system.as_str(), signed(seq)?, instant(until)], |row| Ok(number(row, "lost")))
         .or_db("count canaries")?
 }

@@ -16,11 +16,7 @@ const WAL_ATTEMPTS_MAX: u32 = 100;
 
 pub(super) fn connect(path: &Path) -> Result<Connection> {
     if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .or_io("make directory", dir)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).or_io("make directory", dir)?;
     }
     // SQLite gives its -wal and -shm files the mode of the database
     let file = std::fs::OpenOptions::new()
@@ -37,12 +33,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
     let mut connection = Connection::open(path).or_db("open database")?;
     connection.busy_timeout(BUSY_WAIT).or_db("set busy timeout")?;
     switch_to_wal(&connection)?;
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .or_db("set synchronous")?;
-    connection
-        .pragma_update(None, "foreign_keys", true)
-        .or_db("set foreign keys")?;
+    connection.pragma_update(None, "synchronous", "FULL").or_db("set synchronous")?;
+    connection.pragma_update(None, "foreign_keys", true).or_db("set foreign keys")?;
     migrations::migrate(&mut connection, STEPS)?;
     Ok(connection)
 }
@@ -56,20 +48,15 @@ fn switch_to_wal(connection: &Connection) -> Result<()> {
         match set {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(mode) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "keep a write-ahead log beside the catalog",
-                )
-                .with("journal mode", mode)
-                .hint("put the catalog on a local file system"));
+                return Err(Error::new(ErrorKind::Unsupported, "keep a write-ahead log beside the catalog")
+                    .with("journal mode", mode)
+                    .hint("put the catalog on a local file system"));
             }
             Err(error) if error.kind() == ErrorKind::Busy && attempt < WAL_ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(error),
         }
         // unlike the switch itself, this waits for the other process
-        connection
-            .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
-            .or_db("wait for the other process")?;
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").or_db("wait for the other process")?;
     }
 }
 

@@ -55,10 +55,8 @@ pub(super) fn keep_lease(tx: &Transaction<'_>, lease: &Lease) -> Result<()> {
     match lease.scope {
         LeaseScope::Chain => {}
         LeaseScope::Run => {
-            return Err(
-                Error::new(ErrorKind::Conflict, "keep a lease that ends with its run")
-                    .with("lease", &lease.name),
-            );
+            return Err(Error::new(ErrorKind::Conflict, "keep a lease that ends with its run")
+                .with("lease", &lease.name));
         }
     }
     let kept = execute(
@@ -96,12 +94,7 @@ pub(super) fn leases(tx: &Transaction<'_>) -> Result<Vec<HeldLease>> {
             since: from_word(row, "since")?,
         })
     };
-    all(
-        tx,
-        "SELECT * FROM lease ORDER BY since, system, kind, name",
-        [],
-        read,
-    )
+    all(tx, "SELECT * FROM lease ORDER BY since, system, kind, name", [], read)
 }
 
 pub(super) fn record_resource(

@@ -21,10 +21,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String> {
 /// A name, enum or instant as the plain text that serde gives it.
 pub(super) fn word(value: &impl Serialize) -> Result<String> {
     let value = serde_json::to_value(value).map_err(|e| Error::bug("write catalog value").because(e))?;
-    value
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| Error::bug("write catalog value that is not a word"))
+    value.as_str().map(str::to_owned).ok_or_else(|| Error::bug("write catalog value that is not a word"))
 }
 
 pub(super) fn column<T: rusqlite::types::FromSql>(row: &Row<'_>, name: &'static str) -> Result<T> {
@@ -56,11 +53,8 @@ fn unreadable(column: &'static str, error: serde_json::Error) -> Error {
 
 pub(super) fn number(row: &Row<'_>, name: &'static str) -> Result<u64> {
     let number: i64 = column(row, name)?;
-    u64::try_from(number).map_err(|e| {
-        Error::new(ErrorKind::Corrupt, "read catalog column")
-            .with("column", name)
-            .because(e)
-    })
+    u64::try_from(number)
+        .map_err(|e| Error::new(ErrorKind::Corrupt, "read catalog column").with("column", name).because(e))
 }
 
 /// SQLite counts with a sign.
@@ -91,7 +85,5 @@ pub(super) fn execute(
     sql: &str,
     params: impl rusqlite::Params,
 ) -> Result<usize> {
-    tx.prepare_cached(sql)
-        .and_then(|mut statement| statement.execute(params))
-        .or_db(op)
+    tx.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).or_db(op)
 }

@@ -56,33 +56,19 @@ fn record(row: &Row<'_>) -> Result<RunRecord> {
 }
 
 pub(super) fn get(tx: &Transaction<'_>, id: &RunId) -> Result<RunRecord> {
-    all(tx, "SELECT * FROM run WHERE id = ?1", [id.as_str()], record)?
-        .pop()
-        .ok_or_else(|| unknown(id))
+    all(tx, "SELECT * FROM run WHERE id = ?1", [id.as_str()], record)?.pop().ok_or_else(|| unknown(id))
 }
 
 pub(super) fn newest(tx: &Transaction<'_>, limit: u32) -> Result<Vec<RunRecord>> {
-    all(
-        tx,
-        "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT ?1",
-        [limit],
-        record,
-    )
+    all(tx, "SELECT * FROM run ORDER BY started_at DESC, rowid DESC LIMIT ?1", [limit], record)
 }
 
 pub(super) fn unfinished(tx: &Transaction<'_>) -> Result<Vec<RunRecord>> {
-    all(
-        tx,
-        "SELECT * FROM run WHERE finished_at IS NULL ORDER BY started_at, rowid",
-        [],
-        record,
-    )
+    all(tx, "SELECT * FROM run WHERE finished_at IS NULL ORDER BY started_at, rowid", [], record)
 }
 
 fn unknown(id: &RunId) -> Error {
-    Error::new(ErrorKind::NotFound, "find run")
-        .with("run", id)
-        .hint("`lifeboat runs` lists every run")
+    Error::new(ErrorKind::NotFound, "find run").with("run", id).hint("`lifeboat runs` lists every run")
 }
 
 /// State of a run that `epoch` still holds.
@@ -101,14 +87,9 @@ fn held(tx: &Transaction<'_>, op: &'static str, id: &RunId, epoch: u32) -> Resul
 
 fn standing(tx: &Transaction<'_>, id: &RunId) -> Result<(RunState, u32)> {
     let read = |row: &Row<'_>| Ok((from_word(row, "state")?, column(row, "epoch")?));
-    all(
-        tx,
-        "SELECT state, epoch FROM run WHERE id = ?1",
-        [id.as_str()],
-        read,
-    )?
-    .pop()
-    .ok_or_else(|| unknown(id))
+    all(tx, "SELECT state, epoch FROM run WHERE id = ?1", [id.as_str()], read)?
+        .pop()
+        .ok_or_else(|| unknown(id))
 }
 
 pub(super) fn adopt(tx: &Transaction<'_>, id: &RunId, seen_epoch: u32, owner: &Owner) -> Result<u32> {
@@ -196,11 +177,7 @@ pub(super) fn append(
 ) -> Result<u64> {
     held(tx, "append to journal", id, epoch)?;
     let last: Option<i64> = tx
-        .query_row(
-            "SELECT max(seq) FROM journal WHERE run = ?1",
-            [id.as_str()],
-            |row| row.get(0),
-        )
+        .query_row("SELECT max(seq) FROM journal WHERE run = ?1", [id.as_str()], |row| row.get(0))
         .or_db("append to journal")?;
     let seq = last.unwrap_or(0) + 1;
     execute(
@@ -222,10 +199,5 @@ pub(super) fn journal(tx: &Transaction<'_>, id: &RunId) -> Result<Vec<JournalRec
             event: from_json(row, "event")?,
         })
     };
-    all(
-        tx,
-        "SELECT * FROM journal WHERE run = ?1 ORDER BY seq",
-        [id.as_str()],
-        read,
-    )
+    all(tx, "SELECT * FROM journal WHERE run = ?1 ORDER BY seq", [id.as_str()], read)
 }

@@ -47,9 +47,7 @@ fn what_is_written_is_durable_on_return() {
     let catalog = SqliteCatalog::open(home.path().join("c.db"), Workers::new()).unwrap();
     let connection = catalog.connection.lock().unwrap();
     let pragma = |name: &str| {
-        connection
-            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
-            .unwrap()
+        connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0)).unwrap()
     };
     assert_eq!(pragma("journal_mode"), "wal".to_owned().into());
     assert_eq!(pragma("synchronous"), 2.into());
@@ -61,9 +59,8 @@ fn many_may_open_a_new_catalog_at_once() {
     let home = home();
     let path = home.path().join("c.db");
     std::thread::scope(|scope| {
-        let opened: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| SqliteCatalog::open(&path, Workers::new()).map(|_| ())))
-            .collect();
+        let opened: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| SqliteCatalog::open(&path, Workers::new()).map(|_| ()))).collect();
         for one in opened {
             one.join().unwrap().unwrap();
         }
@@ -74,19 +71,11 @@ fn many_may_open_a_new_catalog_at_once() {
 fn a_file_that_is_no_database_is_corrupt_and_left_alone() {
     let home = home();
     let path = home.path().join("c.db");
-    std::fs::write(
-        &path,
-        "not a database, but long enough to be read as one".repeat(20),
-    )
-    .unwrap();
+    std::fs::write(&path, "not a database, but long enough to be read as one".repeat(20)).unwrap();
     let error = SqliteCatalog::open(&path, Workers::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.advice().unwrap().contains("catalog rebuild"));
-    assert!(
-        std::fs::read_to_string(&path)
-            .unwrap()
-            .starts_with("not a database")
-    );
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"));
 }
 
 #[test]
@@ -100,11 +89,7 @@ fn the_journal_table_refuses_to_be_changed() {
              INSERT INTO journal VALUES ('r', 1, 't', 1, '{}')",
         )
         .unwrap();
-    for change in [
-        "UPDATE journal SET event = 'x'",
-        "DELETE FROM journal",
-        "DELETE FROM run",
-    ] {
+    for change in ["UPDATE journal SET event = 'x'", "DELETE FROM journal", "DELETE FROM run"] {
         assert!(connection.execute_batch(change).is_err(), "{change}");
     }
 }

@@ -50,12 +50,7 @@ impl Recorder<'_> {
 
     pub async fn outcome(&mut self, attempt: u32, outcome: StepOutcome) -> Result<()> {
         let step = self.step.clone();
-        self.event(RunEvent::Outcome {
-            step,
-            attempt,
-            outcome,
-        })
-        .await
+        self.event(RunEvent::Outcome { step, attempt, outcome }).await
     }
 }
 
@@ -65,11 +60,7 @@ pub async fn carry_out(
     step: &PlannedStep,
     past: StepHistory,
 ) -> Result<(StepId, Vec<JournalRecord>, Fate)> {
-    let mut recorder = Recorder {
-        context,
-        step: &step.id,
-        records: Vec::new(),
-    };
+    let mut recorder = Recorder { context, step: &step.id, records: Vec::new() };
     let fate = match &step.action {
         Action::Gate(asked) => gate::pass(context, step, asked, &past, &mut recorder).await?,
         Action::Restore(_)
@@ -121,11 +112,7 @@ async fn try_until_done(
         Effect::Once => 1,
         Effect::Read | Effect::Idempotent | Effect::Resumable => step.retry.max + 1,
     };
-    let waits = RetryPolicy {
-        attempts_max: tries,
-        first_wait: step.retry.backoff,
-        wait_max: BACKOFF_MAX,
-    };
+    let waits = RetryPolicy { attempts_max: tries, first_wait: step.retry.backoff, wait_max: BACKOFF_MAX };
     for nth in 1..=tries {
         let attempt = attempts_before + nth;
         recorder.intent(attempt).await?;
@@ -162,17 +149,9 @@ async fn record(
 ) -> Result<Tried> {
     let (outcome, tried) = match result {
         Ok(output) => match output.findings() {
-            None => (
-                StepOutcome::Succeeded {
-                    output: output.to_value(),
-                },
-                Tried::Done,
-            ),
+            None => (StepOutcome::Succeeded { output: output.to_value() }, Tried::Done),
             Some(error) => (
-                StepOutcome::Unproven {
-                    error,
-                    output: output.to_value(),
-                },
+                StepOutcome::Unproven { error, output: output.to_value() },
                 Tried::Failed { later: Retry::Never },
             ),
         },
@@ -210,10 +189,7 @@ async fn ask_to_go_on(
         && !answer.by.trim().is_empty()
         && !answer.reason.trim().is_empty()
     {
-        let outcome = StepOutcome::Skipped {
-            reason: answer.reason,
-            by: Some(answer.by),
-        };
+        let outcome = StepOutcome::Skipped { reason: answer.reason, by: Some(answer.by) };
         recorder.outcome(attempt, outcome).await?;
     }
     Ok(Fate::Settled)
@@ -244,12 +220,7 @@ async fn act(
         // a panic ends the task with an error of its own; what the step says is carried inside
         Ok(result)
     });
-    let work = async {
-        limit
-            .run("carry out step", task.join())
-            .await
-            .and_then(|inner| inner)
-    };
+    let work = async { limit.run("carry out step", task.join()).await.and_then(|inner| inner) };
     let Some(budget) = step.budget else {
         return Ok(work.await);
     };
@@ -257,11 +228,7 @@ async fn act(
     if let Ok(result) = tokio::time::timeout(budget, &mut work).await {
         return Ok(result);
     }
-    let text = format!(
-        "{} is over its budget of {}",
-        step.id,
-        humantime::format_duration(budget)
-    );
+    let text = format!("{} is over its budget of {}", step.id, humantime::format_duration(budget));
     tracing::warn!(step = %step.id, "step is over its budget");
     recorder.event(RunEvent::Note { text }).await?;
     Ok(work.await)
@@ -270,10 +237,7 @@ async fn act(
 pub fn acting(context: &Context, step: &PlannedStep, attempt: u32, job: &JobContext) -> Acting {
     Acting {
         host: context.host.clone(),
-        act: Act {
-            step: step.id.clone(),
-            attempt,
-        },
+        act: Act { step: step.id.clone(), attempt },
         point: step.system.as_ref().and_then(|s| context.plan.point(s)).cloned(),
         job: job.clone(),
     }

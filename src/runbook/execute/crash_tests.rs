@@ -24,10 +24,7 @@ const REFERENCE: &str = "steps:
 
 fn reference() -> FakeHost {
     FakeHost::new(vec![fact("orders", "postgres"), fact("media", "files")])
-        .on(
-            "orders/restore",
-            &[Behave::Fail(ErrorKind::Unreachable), Behave::Work(2 * SECOND)],
-        )
+        .on("orders/restore", &[Behave::Fail(ErrorKind::Unreachable), Behave::Work(2 * SECOND)])
         .on("media/app", &[Behave::Red, Behave::Work(SECOND)])
         .on("media/tell", &[Behave::Fail(ErrorKind::Unreachable)])
 }
@@ -49,10 +46,7 @@ async fn to_the_end(bench: &Bench, wanted: &Execution) -> Option<Execution> {
     let record = bench.catalog.run(&run_id()).await.unwrap();
     if record.state.is_final() || (record.state == RunState::Paused && wanted.state == RunState::Paused) {
         if record.state.is_final() {
-            assert_eq!(
-                (record.state, record.verdict),
-                (wanted.state, Some(wanted.verdict))
-            );
+            assert_eq!((record.state, record.verdict), (wanted.state, Some(wanted.verdict)));
         }
         return None;
     }
@@ -61,11 +55,7 @@ async fn to_the_end(bench: &Bench, wanted: &Execution) -> Option<Execution> {
 
 fn nothing_twice(bench: &Bench, once: &[&str], death: &str) {
     for step in once {
-        assert!(
-            bench.host.count(step) <= 1,
-            "{step} was done {} times: {death}",
-            bench.host.count(step)
-        );
+        assert!(bench.host.count(step) <= 1, "{step} was done {} times: {death}", bench.host.count(step));
     }
 }
 
@@ -99,16 +89,8 @@ async fn killed_again_while_it_resumes_it_still_ends_in_the_same_verdict() {
     for k in 1..writes {
         for j in (1..=writes - k + 6).step_by(5) {
             let bench = Bench::new(REFERENCE, Mode::Drill, reference()).await;
-            assert!(
-                bench
-                    .until_death(Death::After(k), &job(), Launch::Start)
-                    .await
-                    .is_none()
-            );
-            if bench
-                .until_death(Death::Before(j), &job(), Launch::Resume)
-                .await
-                .is_none()
+            assert!(bench.until_death(Death::After(k), &job(), Launch::Start).await.is_none());
+            if bench.until_death(Death::Before(j), &job(), Launch::Resume).await.is_none()
                 && let Some(resumed) = to_the_end(&bench, &wanted).await
             {
                 assert_eq!(essence(&resumed), essence(&wanted), "{k} {j}");
@@ -133,11 +115,7 @@ async fn killed_anywhere_during_a_rollback_everything_is_undone_once() {
                 assert_eq!(essence(&resumed), essence(&wanted), "{death:?}");
             }
             nothing_twice(&bench, &["orders/b"], &format!("{death:?}"));
-            assert_eq!(
-                bench.host.effects().last().unwrap(),
-                "orders/a/undo:start",
-                "{death:?}"
-            );
+            assert_eq!(bench.host.effects().last().unwrap(), "orders/a/undo:start", "{death:?}");
         }
     }
 }

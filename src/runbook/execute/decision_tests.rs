@@ -22,19 +22,8 @@ pub(super) const ROLLBACK: &str = "steps:
 async fn a_rollback_undoes_what_was_done_last_first() {
     let host = one().on("orders/c", &[Behave::Fail(ErrorKind::Corrupt)]);
     let (bench, execution) = run(ROLLBACK, host).await;
-    assert_eq!(
-        bench.host.effects(),
-        [
-            "orders/a:stop",
-            "orders/b",
-            "orders/b/undo",
-            "orders/a/undo:start"
-        ]
-    );
-    assert_eq!(
-        (execution.state, execution.verdict),
-        (RunState::Failed, Verdict::Fail)
-    );
+    assert_eq!(bench.host.effects(), ["orders/a:stop", "orders/b", "orders/b/undo", "orders/a/undo:start"]);
+    assert_eq!((execution.state, execution.verdict), (RunState::Failed, Verdict::Fail));
     assert_eq!(status(&execution, "orders/a"), StepStatus::Undone);
 }
 
@@ -42,26 +31,14 @@ async fn a_rollback_undoes_what_was_done_last_first() {
 async fn a_paused_run_is_rolled_back_or_closed_at_a_persons_word() {
     let broken = || one().on("orders/restore", &[Behave::Fail(ErrorKind::Corrupt)]);
     let (bench, _) = run(PLAIN, broken()).await;
-    let back = Direction::Back {
-        by: "ann".into(),
-        reason: "wrong backup".into(),
-    };
+    let back = Direction::Back { by: "ann".into(), reason: "wrong backup".into() };
     let execution = bench.resume_as(back, &job()).await.unwrap();
-    assert_eq!(
-        bench.host.effects(),
-        ["orders/stop:stop", "orders/stop/undo:start"]
-    );
+    assert_eq!(bench.host.effects(), ["orders/stop:stop", "orders/stop/undo:start"]);
     assert_eq!(execution.verdict, Verdict::Fail);
     let (bench, _) = run(PLAIN, broken()).await;
-    let close = Direction::Close {
-        by: "ann".into(),
-        reason: "done by hand".into(),
-    };
+    let close = Direction::Close { by: "ann".into(), reason: "done by hand".into() };
     let execution = bench.resume_as(close, &job()).await.unwrap();
-    assert_eq!(
-        (execution.state, execution.verdict),
-        (RunState::Aborted, Verdict::Fail)
-    );
+    assert_eq!((execution.state, execution.verdict), (RunState::Aborted, Verdict::Fail));
 }
 
 const GATED: &str = "steps:
@@ -83,19 +60,12 @@ async fn a_gate_waits_for_a_person_and_the_wait_is_booked_as_theirs() {
     let ann = Person::new("ann", "looks right").unwrap();
     let gate = step("orders/go");
     let journal = journal(&bench).await;
-    journal
-        .answer(&bench.plan, &gate, Decision::Approve, &ann, later.now())
-        .await
-        .unwrap();
+    journal.answer(&bench.plan, &gate, Decision::Approve, &ann, later.now()).await.unwrap();
     let execution = bench.resume(&later).await.unwrap();
     assert_eq!(execution.verdict, Verdict::Pass);
     let gate = execution.steps.iter().find(|s| s.id == gate).unwrap();
     assert_eq!(gate.decided_by.as_deref(), Some("ann"));
-    assert!(
-        gate.human_wait >= Duration::from_secs(3590),
-        "{:?}",
-        gate.human_wait
-    );
+    assert!(gate.human_wait >= Duration::from_secs(3590), "{:?}", gate.human_wait);
     assert!(execution.human_wait >= Duration::from_secs(3590));
     assert!(Person::new(" ", "x").is_err());
 }
@@ -103,11 +73,8 @@ async fn a_gate_waits_for_a_person_and_the_wait_is_booked_as_theirs() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_gate_stops_what_is_behind_it() {
     let host = one();
-    host.world.lock().unwrap().answer = Some(Answer {
-        approved: false,
-        by: "ann".into(),
-        reason: "not yet".into(),
-    });
+    host.world.lock().unwrap().answer =
+        Some(Answer { approved: false, by: "ann".into(), reason: "not yet".into() });
     let (bench, execution) = run(GATED, host).await;
     assert_eq!(execution.state, RunState::Paused);
     assert_eq!(status(&execution, "orders/go"), StepStatus::Failed);
@@ -119,11 +86,8 @@ async fn a_drill_passes_a_gate_only_where_the_runbook_says_so() {
     let bench = Bench::new(GATED, Mode::Drill, one()).await;
     let execution = bench.start(&job()).await.unwrap();
     assert_eq!(execution.verdict, Verdict::Pass);
-    let approved = bench
-        .catalog
-        .events()
-        .into_iter()
-        .any(|e| matches!(e, RunEvent::Gate { approved: true, .. }));
+    let approved =
+        bench.catalog.events().into_iter().any(|e| matches!(e, RunEvent::Gate { approved: true, .. }));
     assert!(approved);
     let strict = GATED.replace(", drill: approve", "");
     let bench = Bench::new(&strict, Mode::Drill, one()).await;
@@ -139,33 +103,18 @@ async fn a_once_step_that_nobody_can_tell_about_waits_for_a_person() {
 ";
     let bench = Bench::new(runbook, Mode::Recover, one()).await;
     // record 6 is the outcome of `cut`
-    assert!(
-        bench
-            .until_death(Death::Before(6), &job(), Launch::Start)
-            .await
-            .is_none()
-    );
+    assert!(bench.until_death(Death::Before(6), &job(), Launch::Start).await.is_none());
     assert_eq!(bench.host.count("orders/cut"), 1);
     let execution = bench.resume(&job()).await.unwrap();
     assert_eq!(execution.state, RunState::Paused);
     assert_eq!(status(&execution, "orders/cut"), StepStatus::Unknown);
-    assert!(
-        execution.reason.contains("may not be repeated"),
-        "{}",
-        execution.reason
-    );
+    assert!(execution.reason.contains("may not be repeated"), "{}", execution.reason);
     assert_eq!(bench.resume(&job()).await.unwrap().state, RunState::Paused);
     assert_eq!(bench.host.count("orders/cut"), 1);
     let ann = Person::new("ann", "it did not happen").unwrap();
     journal(&bench)
         .await
-        .answer(
-            &bench.plan,
-            &step("orders/cut"),
-            Decision::Approve,
-            &ann,
-            job().now(),
-        )
+        .answer(&bench.plan, &step("orders/cut"), Decision::Approve, &ann, job().now())
         .await
         .unwrap();
     assert_eq!(bench.resume(&job()).await.unwrap().verdict, Verdict::Pass);
@@ -191,9 +140,5 @@ async fn an_answer_given_while_others_work_is_heard_and_the_other_gate_still_wai
     assert_eq!(bench.host.count("orders/cut"), 1);
     let waiting: Vec<&str> = execution.waiting.iter().map(|w| w.step.as_str()).collect();
     assert_eq!(waiting, ["media/go"]);
-    assert!(
-        execution.reason.contains("media/go waits for a decision"),
-        "{}",
-        execution.reason
-    );
+    assert!(execution.reason.contains("media/go waits for a decision"), "{}", execution.reason);
 }

@@ -45,10 +45,8 @@ pub async fn pass(
             }
             None if context.is_cancelled() => return Ok(Fate::Stopped),
             None => {
-                let why = format!(
-                    "waits for a decision: {}; approve or refuse it, then resume the run",
-                    gate.ask
-                );
+                let why =
+                    format!("waits for a decision: {}; approve or refuse it, then resume the run", gate.ask);
                 return Ok(Fate::Waiting { why });
             }
         },
@@ -66,15 +64,9 @@ async fn ask(context: &Context, step: &PlannedStep, gate: &Gate) -> Option<Answe
             reason: "drill: approve".to_owned(),
         });
     }
-    let question = Question {
-        step: step.id.clone(),
-        ask: gate.ask.clone(),
-        digest: context.plan.digest.clone(),
-    };
-    let asked = context
-        .job
-        .run("ask a person", context.host.ask(&question, &context.job))
-        .await;
+    let question =
+        Question { step: step.id.clone(), ask: gate.ask.clone(), digest: context.plan.digest.clone() };
+    let asked = context.job.run("ask a person", context.host.ask(&question, &context.job)).await;
     let answer = match asked {
         Ok(answer) => answer?,
         Err(error) => {
@@ -88,9 +80,7 @@ async fn ask(context: &Context, step: &PlannedStep, gate: &Gate) -> Option<Answe
 fn outcome(answer: &Answer) -> StepOutcome {
     let text = format!("by {}: {}", answer.by, answer.reason);
     if answer.approved {
-        StepOutcome::Succeeded {
-            output: StepOutput::text(format!("approved {text}")).to_value(),
-        }
+        StepOutcome::Succeeded { output: StepOutput::text(format!("approved {text}")).to_value() }
     } else {
         StepOutcome::Failed {
             error: format!("refused {text}"),

@@ -110,29 +110,17 @@ pub async fn execute(
 ) -> Result<Execution> {
     request.plan.check_digest()?;
     if request.plan.mode == Mode::Plan {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            "carry out a plan that is only to be looked at",
-        )
-        .hint("make the plan for a recovery or a drill"));
+        return Err(Error::new(ErrorKind::Conflict, "carry out a plan that is only to be looked at")
+            .hint("make the plan for a recovery or a drill"));
     }
     let context = Context {
         plan: Arc::new(request.plan),
         host,
-        journal: Journal {
-            catalog,
-            run: request.run,
-            epoch: request.epoch,
-        },
+        journal: Journal { catalog, run: request.run, epoch: request.epoch },
         job: job.clone(),
     };
     let history = context.journal.read(&context.plan).await?;
-    let mut executor = Executor {
-        context,
-        history,
-        settled_here: BTreeSet::new(),
-        waiting: BTreeMap::new(),
-    };
+    let mut executor = Executor { context, history, settled_here: BTreeSet::new(), waiting: BTreeMap::new() };
     let end = executor.carry_out(&request.direction).await?;
     executor.write_down(end).await
 }
@@ -152,10 +140,7 @@ impl Executor {
     async fn carry_out(&mut self, direction: &Direction) -> Result<End> {
         if !self.history.is_empty && !matches!(direction, Direction::Close { .. }) {
             let reason = format!("resumed in epoch {}", self.context.journal.epoch);
-            let record = self.context.append(RunEvent::State {
-                state: RunState::Running,
-                reason,
-            });
+            let record = self.context.append(RunEvent::State { state: RunState::Running, reason });
             let record = record.await?;
             self.history.apply(&[record]);
         }
@@ -168,10 +153,7 @@ impl Executor {
                 self.history.apply(&[record]);
                 self.go_back().await
             }
-            Direction::Close { by, reason } => Ok(End::Closed {
-                by: by.clone(),
-                reason: reason.clone(),
-            }),
+            Direction::Close { by, reason } => Ok(End::Closed { by: by.clone(), reason: reason.clone() }),
         }
     }
 
@@ -245,10 +227,7 @@ impl Executor {
             !inside.contains(&step.id)
                 && !self.settled_here.contains(&step.id)
                 && !self.is_passed(step)
-                && step
-                    .needs
-                    .iter()
-                    .all(|n| plan.step(n).is_none_or(|needed| self.is_passed(needed)))
+                && step.needs.iter().all(|n| plan.step(n).is_none_or(|needed| self.is_passed(needed)))
         })
     }
 
@@ -276,16 +255,11 @@ impl Executor {
 
     fn wants_rollback(&self) -> bool {
         let steps = &self.context.plan.steps;
-        steps
-            .iter()
-            .any(|s| s.on_fail == OnFail::Rollback && self.has_failed_for_good(s))
+        steps.iter().any(|s| s.on_fail == OnFail::Rollback && self.has_failed_for_good(s))
     }
 
     fn all_waiting(&self) -> Vec<Waiting> {
-        let asked = self.waiting.iter().map(|(step, why)| Waiting {
-            step: step.clone(),
-            why: why.clone(),
-        });
+        let asked = self.waiting.iter().map(|(step, why)| Waiting { step: step.clone(), why: why.clone() });
         let steps = self.context.plan.steps.iter();
         let failed = steps.filter(|s| self.settled_here.contains(&s.id) && self.has_failed_for_good(s));
         let failed = failed.filter(|s| !self.waiting.contains_key(&s.id));
@@ -303,10 +277,7 @@ impl Executor {
     async fn write_down(mut self, end: End) -> Result<Execution> {
         self.history = self.context.journal.read(&self.context.plan).await?;
         let (state, reason) = match &end {
-            End::Cancelled => (
-                RunState::Interrupted,
-                "stopped on request; resume it to go on".to_owned(),
-            ),
+            End::Cancelled => (RunState::Interrupted, "stopped on request; resume it to go on".to_owned()),
             End::Waiting(waiting) => (RunState::Paused, paused_because(waiting)),
             End::Complete | End::RolledBack | End::Closed { .. } => return self.close(end).await,
         };
@@ -332,8 +303,7 @@ impl Executor {
                 let reason = "stopped on request while it was being measured".to_owned();
                 execution.state = RunState::Interrupted;
                 execution.reason.clone_from(&reason);
-                self.move_run(RunState::Interrupted, reason, RunEnd::default())
-                    .await?;
+                self.move_run(RunState::Interrupted, reason, RunEnd::default()).await?;
                 return Ok(execution);
             }
             other => other?,
@@ -362,8 +332,7 @@ impl Executor {
             error: execution.first_failure(),
             detail: conclusion.detail,
         };
-        self.move_run(execution.state, execution.reason.clone(), run_end)
-            .await?;
+        self.move_run(execution.state, execution.reason.clone(), run_end).await?;
         Ok(execution)
     }
 

@@ -168,16 +168,12 @@ fn step_report(step: &PlannedStep, history: &History) -> StepReport {
             (StepOutput::read(output), None, None)
         }
         Some(StepOutcome::Failed { hint, .. }) => (StepOutput::default(), hint.clone(), None),
-        Some(StepOutcome::Skipped { reason, by }) => (
-            StepOutput::default(),
-            None,
-            Some((by.clone(), Some(reason.clone()))),
-        ),
+        Some(StepOutcome::Skipped { reason, by }) => {
+            (StepOutput::default(), None, Some((by.clone(), Some(reason.clone()))))
+        }
         None => (StepOutput::default(), None, None),
     };
-    let answered = past
-        .answer()
-        .map(|a| (Some(a.by.clone()), Some(a.reason.clone())));
+    let answered = past.answer().map(|a| (Some(a.by.clone()), Some(a.reason.clone())));
     let (decided_by, decided_why) = skipped.or(answered).unwrap_or_default();
     let span = past.started_at.zip(past.ended_at);
     StepReport {

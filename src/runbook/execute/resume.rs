@@ -54,9 +54,7 @@ pub async fn settle(context: &Context, step: &PlannedStep, past: &StepHistory) -
     if context.is_cancelled() {
         return Settled::Stopped;
     }
-    let seen = seen.unwrap_or_else(|error| Seen::CannotTell {
-        why: error.to_string(),
-    });
+    let seen = seen.unwrap_or_else(|error| Seen::CannotTell { why: error.to_string() });
     decide(step, seen)
 }
 
@@ -95,27 +93,22 @@ async fn look(context: &Context, step: &PlannedStep, attempt: u32, job: &JobCont
         };
     }
     let Action::Restore(restore) = &step.action else {
-        return Ok(Seen::CannotTell {
-            why: "the runbook gives no probe for it".to_owned(),
-        });
+        return Ok(Seen::CannotTell { why: "the runbook gives no probe for it".to_owned() });
     };
     let act = RestoreAct {
         act: acting.act.clone(),
         system: restore.system.clone(),
         point: acting.point()?.clone(),
     };
-    let probed = job
-        .run("probe restore", context.host.probe_restore(&act, job))
-        .await?;
+    let probed = job.run("probe restore", context.host.probe_restore(&act, job)).await?;
     Ok(match probed {
         Probed::NotStarted => Seen::NotStarted,
         Probed::Running => Seen::Running,
         Probed::Partial => Seen::Partial,
         Probed::CannotTell { why } => Seen::CannotTell { why },
-        Probed::Done(restored) => Seen::Done(Box::new(StepOutput {
-            restored: Some(*restored),
-            ..StepOutput::default()
-        })),
+        Probed::Done(restored) => {
+            Seen::Done(Box::new(StepOutput { restored: Some(*restored), ..StepOutput::default() }))
+        }
     })
 }
 

@@ -21,10 +21,7 @@ pub fn level_of(verification: &Verification) -> Option<EvidenceLevel> {
     if level <= EvidenceLevel::E3 || passed(EvidenceLevel::E4) {
         return Some(level);
     }
-    let below = verification
-        .checks
-        .iter()
-        .filter(|c| c.outcome == Outcome::Passed);
+    let below = verification.checks.iter().filter(|c| c.outcome == Outcome::Passed);
     below.map(|c| c.level).filter(|l| *l <= EvidenceLevel::E3).max()
 }
 
@@ -32,10 +29,8 @@ pub fn systems(plan: &Plan, steps: &[StepReport]) -> Vec<SystemReport> {
     plan.systems
         .iter()
         .map(|system| {
-            let own: Vec<&StepReport> = steps
-                .iter()
-                .filter(|s| s.system.as_ref() == Some(&system.name))
-                .collect();
+            let own: Vec<&StepReport> =
+                steps.iter().filter(|s| s.system.as_ref() == Some(&system.name)).collect();
             system_report(plan, system, &own)
         })
         .collect()
@@ -59,9 +54,7 @@ fn system_report(plan: &Plan, system: &PlannedSystem, steps: &[&StepReport]) -> 
         verification.merge(seen);
     }
     let level = level_of(&required);
-    let mut verdict = steps
-        .iter()
-        .fold(Verdict::Pass, |v, s| v.worst(step_verdict(plan, s)));
+    let mut verdict = steps.iter().fold(Verdict::Pass, |v, s| v.worst(step_verdict(plan, s)));
     if required.is_red() {
         verdict = verdict.worst(Verdict::Fail);
     }

@@ -30,10 +30,7 @@ pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> O
     ];
     let kind = fields.take("kind").and_then(|a| a.choice(&kinds, problems));
     fields.finish(problems);
-    Some(Action::Backup(Backup {
-        system: system?,
-        kind: kind.unwrap_or(BackupKind::Full),
-    }))
+    Some(Action::Backup(Backup { system: system?, kind: kind.unwrap_or(BackupKind::Full) }))
 }
 
 #[async_trait]
@@ -52,13 +49,7 @@ impl Step for Backup {
         Some(&self.system)
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
-        let backup = acting
-            .host
-            .backup(&acting.act, &self.system, self.kind, &acting.job)
-            .await?;
-        Ok(StepOutput {
-            backup: Some(backup),
-            ..StepOutput::default()
-        })
+        let backup = acting.host.backup(&acting.act, &self.system, self.kind, &acting.job).await?;
+        Ok(StepOutput { backup: Some(backup), ..StepOutput::default() })
     }
 }

@@ -27,10 +27,7 @@ pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> O
     let system = read_system(&mut fields, scope, problems);
     let name = fields.take("name").and_then(|a| a.text(problems));
     fields.finish(problems);
-    Some(Action::Check(AppCheck {
-        system: system?,
-        name,
-    }))
+    Some(Action::Check(AppCheck { system: system?, name }))
 }
 
 #[async_trait]
@@ -52,16 +49,9 @@ impl Step for AppCheck {
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
         let which = self.name.as_deref();
-        let mut checks = acting
-            .host
-            .check(&acting.act, &self.system, which, &acting.job)
-            .await?;
+        let mut checks = acting.host.check(&acting.act, &self.system, which, &acting.job).await?;
         if checks.is_empty() {
-            checks.push(Check::inconclusive(
-                "application checks",
-                EvidenceLevel::E6,
-                "none was made",
-            ));
+            checks.push(Check::inconclusive("application checks", EvidenceLevel::E6, "none was made"));
         }
         Ok(StepOutput::checked(checks))
     }

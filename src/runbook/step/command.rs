@@ -44,11 +44,7 @@ pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> O
         at.problem(problems, "names no program; write `command: [program, argument]`");
         return None;
     }
-    Some(Action::Command(Command {
-        argv,
-        env,
-        system: scope.system.cloned(),
-    }))
+    Some(Action::Command(Command { argv, env, system: scope.system.cloned() }))
 }
 
 #[async_trait]
@@ -67,11 +63,7 @@ impl Step for Command {
         self.system.as_ref()
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
-        let act = CommandAct {
-            act: acting.act.clone(),
-            argv: self.argv.clone(),
-            env: self.env.clone(),
-        };
+        let act = CommandAct { act: acting.act.clone(), argv: self.argv.clone(), env: self.env.clone() };
         acting.host.command(&act, &acting.job).await.map(StepOutput::text)
     }
 }

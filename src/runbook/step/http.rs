@@ -41,9 +41,7 @@ const METHODS: [(&str, &str); 6] = [
 pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Option<Action> {
     let mut fields = at.fields(problems)?;
     let method = fields.take("method").and_then(|a| a.choice(&METHODS, problems));
-    let url = fields
-        .require("url", problems)
-        .and_then(|a| read_url(&a, problems));
+    let url = fields.require("url", problems).and_then(|a| read_url(&a, problems));
     let headers = read_headers(&mut fields, problems);
     let body = fields.take("body").and_then(|a| a.text(problems));
     let status = fields.take("status").and_then(|a| a.whole(100..=599, problems));
@@ -93,12 +91,7 @@ impl Http {
             checks.push(if answer.body.contains(wanted) {
                 Check::passed(format!("{name} body"), level, format!("holds `{wanted}`"))
             } else {
-                Check::failed(
-                    format!("{name} body"),
-                    level,
-                    format!("`{wanted}` in it"),
-                    "not in it",
-                )
+                Check::failed(format!("{name} body"), level, format!("`{wanted}` in it"), "not in it")
             });
         }
         checks
@@ -108,14 +101,8 @@ impl Http {
 #[async_trait]
 impl Step for Http {
     fn describe(&self) -> String {
-        let body = self
-            .contains
-            .as_ref()
-            .map_or_else(String::new, |c| format!(" and hold `{c}`"));
-        format!(
-            "{} {}; the answer must be {}{body}",
-            self.method, self.url, self.status
-        )
+        let body = self.contains.as_ref().map_or_else(String::new, |c| format!(" and hold `{c}`"));
+        format!("{} {}; the answer must be {}{body}", self.method, self.url, self.status)
     }
     fn effect(&self) -> Effect {
         match self.method.as_str() {

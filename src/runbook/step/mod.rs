@@ -210,10 +210,7 @@ pub fn read_action(fields: &mut Fields<'_>, scope: &Scope<'_>, problems: &mut Pr
         }
         [_, ..] => {
             let given: Vec<&str> = offered.iter().map(|(n, _)| *n).collect();
-            let message = format!(
-                "a step does one thing, this one does {}; split it",
-                given.join(" and ")
-            );
+            let message = format!("a step does one thing, this one does {}; split it", given.join(" and "));
             problems.add(line, fields.path_of("action"), message);
             None
         }

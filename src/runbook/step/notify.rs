@@ -24,14 +24,9 @@ pub struct Notify {
 pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Option<Action> {
     let mut fields = at.fields(problems)?;
     let text = fields.require("text", problems).and_then(|a| a.text(problems));
-    let severities = [
-        ("info", Severity::Info),
-        ("warning", Severity::Warning),
-        ("critical", Severity::Critical),
-    ];
-    let severity = fields
-        .take("severity")
-        .and_then(|a| a.choice(&severities, problems));
+    let severities =
+        [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+    let severity = fields.take("severity").and_then(|a| a.choice(&severities, problems));
     fields.finish(problems);
     Some(Action::Notify(Notify {
         text: text?,
@@ -56,11 +51,7 @@ impl Step for Notify {
         self.system.as_ref()
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
-        let notice = Notice {
-            act: acting.act.clone(),
-            text: self.text.clone(),
-            severity: self.severity,
-        };
+        let notice = Notice { act: acting.act.clone(), text: self.text.clone(), severity: self.severity };
         acting.host.notify(&notice, &acting.job).await?;
         Ok(StepOutput::default())
     }

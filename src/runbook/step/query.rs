@@ -59,14 +59,7 @@ fn read(language: QueryLanguage, at: &At<'_>, scope: &Scope<'_>, problems: &mut 
         }
         (Some(_), None, None) | (None, Some(_), _) | (None, _, Some(_)) => {}
     }
-    Some(Action::Query(Query {
-        language,
-        system: system?,
-        query: query?,
-        expect,
-        min,
-        max,
-    }))
+    Some(Action::Query(Query { language, system: system?, query: query?, expect, min, max }))
 }
 
 impl Query {
@@ -100,12 +93,7 @@ impl Query {
 #[async_trait]
 impl Step for Query {
     fn describe(&self) -> String {
-        format!(
-            "ask `{}`: `{}`; the answer must be {}",
-            self.system,
-            self.query,
-            self.wanted()
-        )
+        format!("ask `{}`: `{}`; the answer must be {}", self.system, self.query, self.wanted())
     }
     fn effect(&self) -> Effect {
         Effect::Read
@@ -117,10 +105,7 @@ impl Step for Query {
         Some(&self.system)
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
-        let answer = acting
-            .host
-            .query(&acting.act, &self.system, &self.query, &acting.job)
-            .await?;
+        let answer = acting.host.query(&acting.act, &self.system, &self.query, &acting.job).await?;
         Ok(StepOutput::checked(vec![self.judge(&answer)]))
     }
 }

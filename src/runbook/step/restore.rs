@@ -47,9 +47,6 @@ impl Step for Restore {
             point: acting.point()?.clone(),
         };
         let restored = acting.host.restore(&act, &acting.job).await?;
-        Ok(StepOutput {
-            restored: Some(restored),
-            ..StepOutput::default()
-        })
+        Ok(StepOutput { restored: Some(restored), ..StepOutput::default() })
     }
 }

@@ -23,19 +23,11 @@ pub struct Service {
 pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Option<Action> {
     let mut fields = at.fields(problems)?;
     let system = read_system(&mut fields, scope, problems);
-    let actions = [
-        ("start", ServiceAction::Start),
-        ("stop", ServiceAction::Stop),
-        ("status", ServiceAction::Status),
-    ];
-    let action = fields
-        .require("action", problems)
-        .and_then(|a| a.choice(&actions, problems));
+    let actions =
+        [("start", ServiceAction::Start), ("stop", ServiceAction::Stop), ("status", ServiceAction::Status)];
+    let action = fields.require("action", problems).and_then(|a| a.choice(&actions, problems));
     fields.finish(problems);
-    Some(Action::Service(Service {
-        system: system?,
-        action: action?,
-    }))
+    Some(Action::Service(Service { system: system?, action: action? }))
 }
 
 #[async_trait]
@@ -60,10 +52,7 @@ impl Step for Service {
         Some(&self.system)
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
-        acting
-            .host
-            .service(&acting.act, &self.system, self.action, &acting.job)
-            .await?;
+        acting.host.service(&acting.act, &self.system, self.action, &acting.job).await?;
         Ok(StepOutput::default())
     }
 }

@@ -41,13 +41,7 @@ impl Step for Verify {
     }
     async fn run(&self, acting: &Acting) -> Result<StepOutput> {
         let point = acting.point()?;
-        let proof = acting
-            .host
-            .verify(&acting.act, &self.system, point, &acting.job)
-            .await?;
-        Ok(StepOutput {
-            proof: Some(proof),
-            ..StepOutput::default()
-        })
+        let proof = acting.host.verify(&acting.act, &self.system, point, &acting.job).await?;
+        Ok(StepOutput { proof: Some(proof), ..StepOutput::default() })
     }
 }

@@ -56,22 +56,16 @@ pub(super) fn read(at: &At<'_>, scope: &Scope<'_>, problems: &mut Problems) -> O
             None
         }
     };
-    Some(Action::Wait(Wait {
-        what: what?,
-        every: every.unwrap_or(EVERY_DEFAULT),
-        of: scope.system.cloned(),
-    }))
+    Some(Action::Wait(Wait { what: what?, every: every.unwrap_or(EVERY_DEFAULT), of: scope.system.cloned() }))
 }
 
 impl Wait {
     /// `Ok(None)`: not yet. An error that will not go away by waiting ends the wait.
     async fn look(&self, acting: &Acting) -> Result<Option<StepOutput>> {
         let seen = match &self.what {
-            WaitFor::Answering(system) => acting
-                .host
-                .answering(system, &acting.job)
-                .await
-                .map(|()| StepOutput::default()),
+            WaitFor::Answering(system) => {
+                acting.host.answering(system, &acting.job).await.map(|()| StepOutput::default())
+            }
             WaitFor::Passing(action) => action.run(acting).await,
             WaitFor::Time(time) => {
                 acting.job.sleep("wait", *time).await?;

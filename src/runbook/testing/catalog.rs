@@ -40,11 +40,7 @@ pub struct MemoryCatalog {
 
 impl Default for MemoryCatalog {
     fn default() -> Self {
-        Self {
-            memory: Mutex::default(),
-            death: Mutex::new((Death::Never, 0)),
-            died: Notify::new(),
-        }
+        Self { memory: Mutex::default(), death: Mutex::new((Death::Never, 0)), died: Notify::new() }
     }
 }
 
@@ -59,13 +55,7 @@ impl MemoryCatalog {
     }
 
     pub fn events(&self) -> Vec<RunEvent> {
-        self.memory
-            .lock()
-            .unwrap()
-            .journal
-            .iter()
-            .map(|r| r.event.clone())
-            .collect()
+        self.memory.lock().unwrap().journal.iter().map(|r| r.event.clone()).collect()
     }
 
     async fn write<T>(&self, change: impl FnOnce(&mut Memory) -> Result<T> + Send) -> Result<T> {
@@ -170,12 +160,7 @@ impl Catalog for MemoryCatalog {
             newest(memory, epoch)?;
             let seq = memory.journal.len() as u64 + 1;
             let event = event.clone();
-            memory.journal.push(JournalRecord {
-                seq,
-                at,
-                epoch,
-                event,
-            });
+            memory.journal.push(JournalRecord { seq, at, epoch, event });
             Ok(seq)
         };
         self.write(change).await
@@ -199,6 +184,9 @@ impl Catalog for MemoryCatalog {
         not_here()
     }
     async fn forget_backup(&self, _: &BackupId) -> Result<()> {
+        not_here()
+    }
+    async fn forget_copy(&self, _: &BackupId, _: &DestinationName) -> Result<()> {
         not_here()
     }
     async fn record_lease(&self, _: &RunId, _: &Lease, _: Timestamp) -> Result<()> {

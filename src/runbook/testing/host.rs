@@ -53,12 +53,7 @@ pub struct FakeHost {
 
 impl FakeHost {
     pub fn new(facts: Vec<SystemFact>) -> Self {
-        Self {
-            facts,
-            script: BTreeMap::new(),
-            world: Mutex::default(),
-            points: BTreeMap::new(),
-        }
+        Self { facts, script: BTreeMap::new(), world: Mutex::default(), points: BTreeMap::new() }
     }
 
     /// The n-th call of `step` behaves as the n-th entry, later ones as the last.
@@ -119,10 +114,7 @@ fn point_at(holds: Timestamp) -> Point {
         chain: vec![id],
         kind: BackupKind::Full,
         captured_at: holds,
-        watermark: Some(Watermark {
-            at: holds,
-            source: WatermarkSource::Canary,
-        }),
+        watermark: Some(Watermark { at: holds, source: WatermarkSource::Canary }),
         state: BackupState::Verified,
         raw_bytes: 4 << 20,
         stored_bytes: 1 << 20,
@@ -147,22 +139,14 @@ impl Host for FakeHost {
         Ok(PointFact {
             point: newest.map(|t| point_at(*t)),
             expected: Some(Duration::from_secs(90)),
-            missing: if newest.is_none() {
-                vec!["no backup in reach".into()]
-            } else {
-                vec![]
-            },
+            missing: if newest.is_none() { vec!["no backup in reach".into()] } else { vec![] },
             ..PointFact::default()
         })
     }
 
     async fn restore(&self, act: &RestoreAct, _job: &JobContext) -> Result<Restored> {
         self.act(&act.act.step, Some(act.act.step.as_str())).await?;
-        Ok(Restored {
-            items: 10,
-            bytes: 100,
-            ..Restored::default()
-        })
+        Ok(Restored { items: 10, bytes: 100, ..Restored::default() })
     }
 
     async fn verify(
@@ -179,12 +163,7 @@ impl Host for FakeHost {
         verification.push(Check::passed("integrity", EvidenceLevel::E3, "ok"));
         let found = if red { "9" } else { "10" };
         verification.push(Check::equal("rows of t", EvidenceLevel::E4, "10", found));
-        Ok(Proof {
-            verification,
-            watermark: point.watermark,
-            lost: Some(2),
-            ..Proof::default()
-        })
+        Ok(Proof { verification, watermark: point.watermark, lost: Some(2), ..Proof::default() })
     }
 
     async fn service(
@@ -230,16 +209,11 @@ impl Host for FakeHost {
 
     async fn http(&self, act: &HttpAct, _job: &JobContext) -> Result<HttpAnswer> {
         let red = self.act(&act.act.step, None).await?;
-        Ok(HttpAnswer {
-            status: if red { 500 } else { 200 },
-            body: "fine".into(),
-        })
+        Ok(HttpAnswer { status: if red { 500 } else { 200 }, body: "fine".into() })
     }
 
     async fn answering(&self, system: &SystemName, _job: &JobContext) -> Result<()> {
-        self.act(&step(&format!("{system}/answering")), None)
-            .await
-            .map(|_| ())
+        self.act(&step(&format!("{system}/answering")), None).await.map(|_| ())
     }
 
     async fn backup(&self, act: &Act, _: &SystemName, _: BackupKind, job: &JobContext) -> Result<BackupId> {
@@ -248,9 +222,7 @@ impl Host for FakeHost {
     }
 
     async fn notify(&self, notice: &Notice, _job: &JobContext) -> Result<()> {
-        self.act(&notice.act.step, Some(notice.act.step.as_str()))
-            .await
-            .map(|_| ())
+        self.act(&notice.act.step, Some(notice.act.step.as_str())).await.map(|_| ())
     }
 
     async fn ask(&self, _question: &Question, _job: &JobContext) -> Result<Option<Answer>> {
@@ -262,10 +234,6 @@ impl Host for FakeHost {
             return Ok(probed);
         }
         let done = self.count(act.act.step.as_str()) > 0;
-        Ok(if done {
-            Probed::Done(Box::default())
-        } else {
-            Probed::Partial
-        })
+        Ok(if done { Probed::Done(Box::default()) } else { Probed::Partial })
     }
 }

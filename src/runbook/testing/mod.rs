@@ -45,10 +45,7 @@ pub fn at(text: &str) -> Timestamp {
 }
 
 pub fn job() -> JobContext {
-    let clock = RuntimeClock {
-        base: at("12:00:00"),
-        start: tokio::time::Instant::now(),
-    };
+    let clock = RuntimeClock { base: at("12:00:00"), start: tokio::time::Instant::now() };
     JobContext::new(Arc::new(clock), Workers::with_cores(2))
 }
 
@@ -72,11 +69,7 @@ pub fn fact(name: &str, kind: &str) -> SystemFact {
 }
 
 fn owner() -> Owner {
-    Owner {
-        pid: 1,
-        started: "1".into(),
-        host: "h".into(),
-    }
+    Owner { pid: 1, started: "1".into(), host: "h".into() }
 }
 
 pub fn run_id() -> RunId {
@@ -99,10 +92,8 @@ pub struct Bench {
 
 /// A scenario that answers every given kind with the one runbook.
 pub fn library(runbook: &str, kinds: &[&str]) -> Library {
-    let answers: String = kinds
-        .iter()
-        .map(|k| format!("  - {{id: for-{k}, runbook: r, for: {{kind: {k}}}}}\n"))
-        .collect();
+    let answers: String =
+        kinds.iter().map(|k| format!("  - {{id: for-{k}, runbook: r, for: {{kind: {k}}}}}\n")).collect();
     let scenario = format!("schema: lifeboat.scenario/1\nname: s\ntitle: S\nwhy: test\nanswers:\n{answers}");
     let header =
         "schema: lifeboat.runbook/1\nname: r\ntitle: R\nwhy: test\ninputs:\n  system: {type: system}\n";
@@ -114,11 +105,7 @@ pub fn library(runbook: &str, kinds: &[&str]) -> Library {
 
 pub async fn plan_of(library: &Library, host: &FakeHost, mode: Mode) -> Plan {
     let scenario = library.scenario(&ScenarioName::parse("s").unwrap()).unwrap();
-    let ask = Ask {
-        mode,
-        only: BTreeSet::new(),
-        inputs: BTreeMap::new(),
-    };
+    let ask = Ask { mode, only: BTreeSet::new(), inputs: BTreeMap::new() };
     let draft = expand(library, scenario, &host.facts, &ask).unwrap();
     Plan::resolve(draft, host, &job()).await.unwrap()
 }
@@ -139,20 +126,11 @@ impl Bench {
             detail: serde_json::Value::Null,
         };
         catalog.open_run(&run).await.unwrap();
-        Self {
-            host: Arc::new(host),
-            catalog,
-            plan,
-        }
+        Self { host: Arc::new(host), catalog, plan }
     }
 
     pub fn request(&self, epoch: u32, direction: Direction) -> ExecuteRequest {
-        ExecuteRequest {
-            run: run_id(),
-            epoch,
-            plan: self.plan.clone(),
-            direction,
-        }
+        ExecuteRequest { run: run_id(), epoch, plan: self.plan.clone(), direction }
     }
 
     pub async fn start(&self, job: &JobContext) -> Result<Execution> {
@@ -167,13 +145,7 @@ impl Bench {
     pub async fn resume_as(&self, direction: Direction, job: &JobContext) -> Result<Execution> {
         let seen = self.catalog.run(&run_id()).await?.epoch;
         let epoch = self.catalog.adopt_run(&run_id(), seen, &owner()).await?;
-        execute(
-            self.request(epoch, direction),
-            self.host.clone(),
-            self.catalog.clone(),
-            job,
-        )
-        .await
+        execute(self.request(epoch, direction), self.host.clone(), self.catalog.clone(), job).await
     }
 
     /// `None` when the process died on the way.

@@ -61,11 +61,7 @@ impl Bench {
     /// From now on sandboxes are made in the name of a process that has ended.
     fn as_dead_owner(&mut self) {
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let owner = Owner {
-            pid: child.id(),
-            started: "1@another-boot".to_owned(),
-            host: host_name(),
-        };
+        let owner = Owner { pid: child.id(), started: "1@another-boot".to_owned(), host: host_name() };
         child.wait().unwrap();
         self.provider.ledger = Ledger::owned_by(self.catalog.clone(), owner);
     }
@@ -96,28 +92,17 @@ async fn a_sandbox_exists_with_its_ledger_and_leaves_nothing_when_destroyed() {
     let mut sandbox = bench.create().await;
     let data = data_of(&*sandbox);
     assert_eq!(sandbox.place(), sandbox.directory());
-    assert_eq!(
-        bench.ledger().await,
-        [Resource::Directory {
-            path: data.parent().unwrap().to_path_buf()
-        }]
-    );
+    assert_eq!(bench.ledger().await, [Resource::Directory { path: data.parent().unwrap().to_path_buf() }]);
     let home = std::fs::metadata(data.parent().unwrap()).unwrap();
     assert_eq!(home.permissions().mode() & 0o777, 0o700);
 
-    sandbox
-        .start_empty(&Toy::new(Server::Redis), &bench.job)
-        .await
-        .unwrap();
+    sandbox.start_empty(&Toy::new(Server::Redis), &bench.job).await.unwrap();
     assert!(matches!(sandbox.place(), Place::Server(_)));
     let server = process_in(&bench.ledger().await);
     assert!(lives(&server));
     if nix::unistd::geteuid().is_root() {
         let nobody = Account::named("nobody").unwrap().uid;
-        assert_eq!(
-            std::fs::metadata(format!("/proc/{}", server.0)).unwrap().uid(),
-            nobody
-        );
+        assert_eq!(std::fs::metadata(format!("/proc/{}", server.0)).unwrap().uid(), nobody);
         assert_eq!(std::fs::metadata(data.join("made")).unwrap().uid(), nobody);
     }
 
@@ -135,9 +120,7 @@ async fn a_killed_server_starts_again_on_what_was_restored() {
     let toy = Toy::new(Server::Redis);
     std::fs::write(data_of(&*sandbox).join("restored"), "x").unwrap();
     let done = sandbox.start_restored(&toy, &bench.job).await.unwrap();
-    let Place::Server(place) = sandbox.place() else {
-        panic!("no server")
-    };
+    let Place::Server(place) = sandbox.place() else { panic!("no server") };
     assert_eq!(done, [format!("listens on {} only", place.port)]);
     let again = sandbox.start_restored(&toy, &bench.job).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Conflict);
@@ -157,10 +140,7 @@ async fn what_a_dead_process_left_is_swept_even_when_its_server_was_never_writte
     bench.as_dead_owner();
     let mut sandbox = bench.create().await;
     let home = data_of(&*sandbox).parent().unwrap().to_path_buf();
-    sandbox
-        .start_empty(&Toy::new(Server::Redis), &bench.job)
-        .await
-        .unwrap();
+    sandbox.start_empty(&Toy::new(Server::Redis), &bench.job).await.unwrap();
     let server = process_in(&bench.ledger().await);
     // as SIGKILL of the owner between start and record would leave it: nothing is dropped, no process entry
     std::mem::forget(sandbox);
@@ -173,10 +153,7 @@ async fn what_a_dead_process_left_is_swept_even_when_its_server_was_never_writte
 
     let removed = bench.provider.sweep(&bench.job).await.unwrap();
     assert!(removed.contains(&format!("process {}", server.0)), "{removed:?}");
-    assert!(
-        removed.contains(&format!("directory {}", home.display())),
-        "{removed:?}"
-    );
+    assert!(removed.contains(&format!("directory {}", home.display())), "{removed:?}");
     assert!(!lives(&server));
     assert_eq!((bench.boxes(), bench.ledger().await.len()), (0, 0));
     assert!(bench.provider.sweep(&bench.job).await.unwrap().is_empty());
@@ -187,10 +164,7 @@ async fn a_dropped_sandbox_of_a_dead_process_is_swept() {
     let mut bench = bench();
     bench.as_dead_owner();
     let mut sandbox = bench.create().await;
-    sandbox
-        .start_empty(&Toy::new(Server::Redis), &bench.job)
-        .await
-        .unwrap();
+    sandbox.start_empty(&Toy::new(Server::Redis), &bench.job).await.unwrap();
     drop(sandbox);
     assert_eq!(bench.ledger().await.len(), 2);
     assert!(!bench.provider.sweep(&bench.job).await.unwrap().is_empty());
@@ -201,11 +175,7 @@ async fn a_dropped_sandbox_of_a_dead_process_is_swept() {
 async fn the_sweep_leaves_living_owners_and_other_hosts_alone() {
     let mut bench = bench();
     let mut living = bench.create().await;
-    let elsewhere = Owner {
-        pid: 1,
-        started: "1@boot".to_owned(),
-        host: "another-host".to_owned(),
-    };
+    let elsewhere = Owner { pid: 1, started: "1@boot".to_owned(), host: "another-host".to_owned() };
     bench.provider.ledger = Ledger::owned_by(bench.catalog.clone(), elsewhere);
     let remote = bench.create().await;
     assert!(bench.provider.sweep(&bench.job).await.unwrap().is_empty());
@@ -235,15 +205,9 @@ async fn an_entry_without_its_directory_is_only_cleared_and_a_foreign_directory_
 async fn a_server_that_ends_at_once_is_an_error_with_its_last_words() {
     let bench = bench();
     let mut sandbox = bench.create().await;
-    let error = sandbox
-        .start_empty(&Toy::new(Server::Ends), &bench.job)
-        .await
-        .unwrap_err();
+    let error = sandbox.start_empty(&Toy::new(Server::Ends), &bench.job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Failed);
-    assert!(
-        error.to_string().contains("first | no such tablespace"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("first | no such tablespace"), "{error}");
     assert_eq!(sandbox.place(), sandbox.directory());
     sandbox.destroy(&bench.job).await.unwrap();
     assert_eq!((bench.boxes(), bench.ledger().await.len()), (0, 0));
@@ -273,10 +237,7 @@ async fn a_system_without_a_server_stays_a_directory() {
 async fn destroying_works_for_a_job_that_was_cancelled() {
     let bench = bench();
     let mut sandbox = bench.create().await;
-    sandbox
-        .start_empty(&Toy::new(Server::Redis), &bench.job)
-        .await
-        .unwrap();
+    sandbox.start_empty(&Toy::new(Server::Redis), &bench.job).await.unwrap();
     bench.job.cancel();
     sandbox.destroy(&bench.job).await.unwrap();
     assert_eq!((bench.boxes(), bench.ledger().await.len()), (0, 0));
@@ -291,10 +252,7 @@ async fn victim() {
     let home = PathBuf::from(std::env::var_os(VICTIM_HOME).unwrap());
     let bench = bench_in(&home);
     let mut sandbox = bench.create().await;
-    sandbox
-        .start_empty(&Toy::new(Server::Redis), &bench.job)
-        .await
-        .unwrap();
+    sandbox.start_empty(&Toy::new(Server::Redis), &bench.job).await.unwrap();
     println!("\nstarted");
     std::future::pending::<()>().await;
 }
@@ -303,12 +261,7 @@ async fn victim() {
 async fn sigkill_of_the_owner_takes_the_server_along_and_the_sweep_takes_the_rest() {
     let bench = bench();
     let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "sandbox::process::tests::victim",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "sandbox::process::tests::victim", "--ignored", "--nocapture"])
         .env(VICTIM_HOME, &bench.home)
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -318,10 +271,7 @@ async fn sigkill_of_the_owner_takes_the_server_along_and_the_sweep_takes_the_res
     assert!(lines.any(|line| line == "started"), "the victim did not start");
     let server = process_in(&bench.ledger().await);
     assert!(lives(&server));
-    assert!(
-        bench.provider.sweep(&bench.job).await.unwrap().is_empty(),
-        "its owner lives"
-    );
+    assert!(bench.provider.sweep(&bench.job).await.unwrap().is_empty(), "its owner lives");
 
     victim.kill().unwrap();
     victim.wait().unwrap();

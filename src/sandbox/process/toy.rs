@@ -38,11 +38,7 @@ pub(super) struct Toy {
 
 impl Toy {
     pub(super) fn new(server: Server) -> Self {
-        Self {
-            name: SystemName::parse("toy").unwrap(),
-            server,
-            starts: AtomicU32::new(0),
-        }
+        Self { name: SystemName::parse("toy").unwrap(), server, starts: AtomicU32::new(0) }
     }
 }
 

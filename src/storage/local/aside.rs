@@ -29,17 +29,9 @@ pub(super) struct Aside {
 impl Aside {
     pub(super) fn beside(target: &Path, job: &JobContext) -> Result<Self> {
         let directory = target.parent().unwrap_or(target);
-        let existing = directory
-            .ancestors()
-            .find(|d| d.is_dir())
-            .unwrap_or(directory)
-            .to_path_buf();
+        let existing = directory.ancestors().find(|d| d.is_dir()).unwrap_or(directory).to_path_buf();
         let unique = format!("{}-{:08x}", std::process::id(), job.clock().random());
-        Ok(Self {
-            path: directory.join(format!("{ASIDE_PREFIX}{unique}")),
-            existing,
-            published: false,
-        })
+        Ok(Self { path: directory.join(format!("{ASIDE_PREFIX}{unique}")), existing, published: false })
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -99,16 +91,12 @@ pub(super) fn publish_by_link(aside: &Path, path: &Path) -> Result<()> {
 }
 
 pub(super) fn exists(path: &Path) -> Error {
-    Error::new(ErrorKind::Conflict, "store object")
-        .with("path", path.display())
-        .why("it exists already")
+    Error::new(ErrorKind::Conflict, "store object").with("path", path.display()).why("it exists already")
 }
 
 pub(super) fn put_error(error: io::Error, path: &Path) -> Error {
     let kind = io_kind(&error);
-    let error = Error::new(kind, "store object")
-        .with("path", path.display())
-        .because(error);
+    let error = Error::new(kind, "store object").with("path", path.display()).because(error);
     if kind == ErrorKind::Exhausted {
         error.hint("free space there, or give the destination a larger file system")
     } else if kind == ErrorKind::Denied {
@@ -128,10 +116,7 @@ pub(super) fn stat_now(path: &Path) -> Result<Option<u64>> {
 }
 
 pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 pub(super) fn is_older(path: &Path, now: SystemTime, age: Duration) -> bool {
@@ -158,9 +143,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 
 /// Removes `directory` and what is above it, while empty, up to but not including `root`.
 pub(super) fn remove_empty(directory: &Path, root: &Path) {
-    let below = directory
-        .ancestors()
-        .take_while(|d| *d != root && d.starts_with(root));
+    let below = directory.ancestors().take_while(|d| *d != root && d.starts_with(root));
     for candidate in below {
         // not empty, or gone already: somebody else's
         if std::fs::remove_dir(candidate).is_err() {

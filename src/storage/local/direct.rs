@@ -107,10 +107,7 @@ fn create(path: &Path, extra: OFlags) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | extra;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    #[expect(
-        clippy::cast_possible_wrap,
-        reason = "open flags are bits; the kernel takes them as int"
-    )]
+    #[expect(clippy::cast_possible_wrap, reason = "open flags are bits; the kernel takes them as int")]
     options.custom_flags(flags.bits() as i32);
     options.open(path)
 }

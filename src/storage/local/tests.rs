@@ -37,31 +37,17 @@ fn entries(root: &Path) -> Vec<String> {
 async fn a_directory_conforms() {
     let (_home, storage) = storage();
     conformance::check(&storage, &JobContext::plain()).await.unwrap();
-    assert!(
-        entries(storage.root()).is_empty(),
-        "deleting leaves no empty directories"
-    );
+    assert!(entries(storage.root()).is_empty(), "deleting leaves no empty directories");
 }
 
 #[tokio::test]
 async fn files_and_directories_are_private() {
     let (_home, storage) = storage();
     let job = JobContext::plain();
-    storage
-        .put("a/b/c", body(3_000_000), Overwrite::Forbid, &job)
-        .await
-        .unwrap();
-    storage
-        .put("a/b/d", body(3), Overwrite::Forbid, &job)
-        .await
-        .unwrap();
-    let mode = |path: &str| {
-        std::fs::metadata(storage.root().join(path))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777
-    };
+    storage.put("a/b/c", body(3_000_000), Overwrite::Forbid, &job).await.unwrap();
+    storage.put("a/b/d", body(3), Overwrite::Forbid, &job).await.unwrap();
+    let mode =
+        |path: &str| std::fs::metadata(storage.root().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!([mode("a/b/c"), mode("a/b/d")], [0o600; 2]);
     assert_eq!([mode(""), mode("a"), mode("a/b")], [0o700; 3]);
 }
@@ -76,10 +62,7 @@ async fn a_relative_root_is_refused() {
 async fn leftovers_of_a_killed_writer_are_hidden_and_swept_when_old() {
     let (_home, storage) = storage();
     let job = JobContext::plain();
-    storage
-        .put("a/keep", body(1), Overwrite::Forbid, &job)
-        .await
-        .unwrap();
+    storage.put("a/keep", body(1), Overwrite::Forbid, &job).await.unwrap();
     for directory in ["a", "b"] {
         std::fs::create_dir_all(storage.root().join(directory)).unwrap();
         let left = storage.root().join(directory).join(format!("{ASIDE_PREFIX}1-2"));
@@ -88,16 +71,10 @@ async fn leftovers_of_a_killed_writer_are_hidden_and_swept_when_old() {
     std::fs::create_dir(storage.root().join("lost+found")).unwrap();
     std::fs::write(storage.root().join("lost+found/#1"), "x").unwrap();
     let listed = storage.list("", &job).await.unwrap();
-    assert_eq!(
-        listed.iter().map(|m| m.key.as_str()).collect::<Vec<_>>(),
-        ["a/keep"]
-    );
+    assert_eq!(listed.iter().map(|m| m.key.as_str()).collect::<Vec<_>>(), ["a/keep"]);
     assert_eq!(storage.sweep(Duration::from_secs(3600), &job).await.unwrap(), 0);
     assert_eq!(storage.sweep(Duration::ZERO, &job).await.unwrap(), 2);
-    assert_eq!(
-        entries(storage.root()),
-        ["a", "a/keep", "lost+found", "lost+found/#1"]
-    );
+    assert_eq!(entries(storage.root()), ["a", "a/keep", "lost+found", "lost+found/#1"]);
 }
 
 #[tokio::test]
@@ -107,16 +84,10 @@ async fn a_link_in_the_place_of_an_object_is_not_followed() {
     let outside = home.path().join("outside");
     std::fs::write(&outside, "secret").unwrap();
     std::os::unix::fs::symlink(&outside, storage.root().join("link")).unwrap();
-    assert_eq!(
-        storage.get("link", &job).await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(storage.get("link", &job).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(storage.stat("link", &job).await.unwrap().is_none());
     assert!(storage.list("", &job).await.unwrap().is_empty());
-    storage
-        .put("link", body(2), Overwrite::Allow, &job)
-        .await
-        .unwrap();
+    storage.put("link", body(2), Overwrite::Allow, &job).await.unwrap();
     assert_eq!(std::fs::read(outside).unwrap(), b"secret");
 }
 
@@ -125,10 +96,7 @@ async fn a_cancelled_put_leaves_nothing() {
     let (_home, storage) = storage();
     let job = JobContext::plain();
     job.cancel();
-    let error = storage
-        .put("a/b", body(9), Overwrite::Allow, &job)
-        .await
-        .unwrap_err();
+    let error = storage.put("a/b", body(9), Overwrite::Allow, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     job.workers().drain().await;
     assert!(entries(storage.root()).is_empty());
@@ -138,10 +106,7 @@ async fn a_cancelled_put_leaves_nothing() {
 async fn a_put_stopped_between_two_pieces_leaves_nothing() {
     let (_home, storage) = storage();
     let job = JobContext::plain();
-    let stop = Stop {
-        job: job.clone(),
-        token: CancellationToken::new(),
-    };
+    let stop = Stop { job: job.clone(), token: CancellationToken::new() };
     // the writer asks before every piece; the token falls while the second one waits
     let beats = job.shared_progress();
     let token = stop.token.clone();
@@ -151,9 +116,7 @@ async fn a_put_stopped_between_two_pieces_leaves_nothing() {
         }
         token.cancel();
     });
-    let error = storage
-        .put_now("a/b", &body(200 * 1024 * 1024), Overwrite::Allow, &stop)
-        .unwrap_err();
+    let error = storage.put_now("a/b", &body(200 * 1024 * 1024), Overwrite::Allow, &stop).unwrap_err();
     cancelling.join().unwrap();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(entries(storage.root()).is_empty());
@@ -183,10 +146,7 @@ impl TinyDisk {
             .arg(dir.path())
             .status()
             .unwrap();
-        assert!(
-            status.success(),
-            "mounting a tmpfs needs root: run the tests as root or in `unshare -rm`"
-        );
+        assert!(status.success(), "mounting a tmpfs needs root: run the tests as root or in `unshare -rm`");
         Self(dir)
     }
 }
@@ -203,25 +163,16 @@ async fn a_full_disk_is_exhausted_and_nothing_is_left_behind() {
     let disk = TinyDisk::mount();
     let job = JobContext::plain();
     let storage = LocalStorage::open(disk.0.path().join("backups")).unwrap();
-    storage
-        .put("a/small", body(1000), Overwrite::Forbid, &job)
-        .await
-        .unwrap();
+    storage.put("a/small", body(1000), Overwrite::Forbid, &job).await.unwrap();
     // buffered, direct, and several pieces
     for bytes in [1024 * 1024 - 1, 1024 * 1024 + 1, 9_000_000] {
-        let error = storage
-            .put("b/c/large", body(bytes), Overwrite::Forbid, &job)
-            .await
-            .unwrap_err();
+        let error = storage.put("b/c/large", body(bytes), Overwrite::Forbid, &job).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
         assert!(error.advice().unwrap().contains("free space"), "{error}");
     }
     assert_eq!(entries(storage.root()), ["a", "a/small"]);
     assert!(storage.free_bytes(&job).await.unwrap().unwrap() < 1024 * 1024);
-    storage
-        .put("b/c/large", body(5000), Overwrite::Forbid, &job)
-        .await
-        .unwrap();
+    storage.put("b/c/large", body(5000), Overwrite::Forbid, &job).await.unwrap();
     drop(storage);
 }
 
@@ -232,10 +183,7 @@ async fn the_link_way_of_publishing_is_create_only_too() {
     std::fs::write(&aside, "new").unwrap();
     publish_by_link(&aside, &path).unwrap();
     std::fs::write(&aside, "newer").unwrap();
-    assert_eq!(
-        publish_by_link(&aside, &path).unwrap_err().kind(),
-        ErrorKind::Conflict
-    );
+    assert_eq!(publish_by_link(&aside, &path).unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
 }
 

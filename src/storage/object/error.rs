@@ -34,19 +34,10 @@ pub(super) fn error_kind(error: &opendal::Error) -> ErrorKind {
 
 pub(super) fn hint(kind: ErrorKind) -> Option<&'static str> {
     [
-        (
-            ErrorKind::Denied,
-            "check access_key and secret_key, and what they may do in the bucket",
-        ),
+        (ErrorKind::Denied, "check access_key and secret_key, and what they may do in the bucket"),
         (ErrorKind::NotFound, "check bucket and endpoint"),
-        (
-            ErrorKind::Unreachable,
-            "check endpoint, network and that the service runs",
-        ),
-        (
-            ErrorKind::Exhausted,
-            "free space in the store, raise its quota, or shorten the retention",
-        ),
+        (ErrorKind::Unreachable, "check endpoint, network and that the service runs"),
+        (ErrorKind::Exhausted, "free space in the store, raise its quota, or shorten the retention"),
     ]
     .into_iter()
     .find_map(|(k, hint)| (k == kind).then_some(hint))

@@ -56,11 +56,7 @@ impl FakeServer {
     pub(super) async fn start(fault: Fault, job: &JobContext) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(Mutex::new(State {
-            fault,
-            objects: BTreeMap::new(),
-            requests: Vec::new(),
-        }));
+        let state = Arc::new(Mutex::new(State { fault, objects: BTreeMap::new(), requests: Vec::new() }));
         let (shared, workers) = (state.clone(), job.workers().clone());
         let serving = job.workers().spawn("fake server", async move {
             let mut open = Vec::new();
@@ -69,11 +65,7 @@ impl FakeServer {
                 open.push(workers.spawn("fake connection", serve(stream, shared.clone())));
             }
         });
-        Self {
-            endpoint,
-            state,
-            _serving: serving,
-        }
+        Self { endpoint, state, _serving: serving }
     }
 }
 
@@ -105,12 +97,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Result<Option<Request>> {
     let length = headers.get("content-length").map_or(0, |n| n.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(failed)?;
-    Ok(Some(Request {
-        method,
-        path,
-        headers,
-        body,
-    }))
+    Ok(Some(Request { method, path, headers, body }))
 }
 
 fn reply(status: u16, headers: &[(&str, &str)], length: usize, body: &[u8]) -> Vec<u8> {
@@ -184,10 +171,7 @@ impl State {
             let sent = if request.method == "HEAD" { &[][..] } else { &body };
             return reply(404, &[], body.len(), sent);
         };
-        let mut headers = vec![
-            ("etag", "\"1\""),
-            ("last-modified", "Sat, 21 Nov 2026 00:00:00 GMT"),
-        ];
+        let mut headers = vec![("etag", "\"1\""), ("last-modified", "Sat, 21 Nov 2026 00:00:00 GMT")];
         if let Some(mark) = mark {
             headers.push(("x-amz-meta-lifeboat-put", mark));
         }

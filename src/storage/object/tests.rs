@@ -40,12 +40,7 @@ impl Fake {
         let server = FakeServer::start(fault, &job).await;
         let settings = settings(&server.endpoint, home.path(), "AKIDEXAMPLE", "hidden");
         let storage = ObjectStorage::open(&settings).unwrap();
-        Self {
-            server,
-            storage,
-            job,
-            _home: home,
-        }
+        Self { server, storage, job, _home: home }
     }
 
     async fn put(&self, overwrite: Overwrite) -> Result<()> {
@@ -102,10 +97,7 @@ async fn refusals_become_our_kinds_and_never_show_a_key() {
         assert_eq!(error.kind(), kind, "{code}: {error}");
         assert_eq!(error.retry(), Retry::Never, "{code}");
         let text = format!("{error:?} {error}");
-        assert!(
-            !text.contains("AKIDEXAMPLE") && !text.contains("hidden"),
-            "{text}"
-        );
+        assert!(!text.contains("AKIDEXAMPLE") && !text.contains("hidden"), "{text}");
         assert!(text.contains(code), "{text}");
     }
 }
@@ -147,10 +139,7 @@ const MINIO_PASSWORD: &str = "not-a-secret-1";
 impl Minio {
     fn program() -> PathBuf {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers");
-        let out = std::process::Command::new(&script)
-            .args(["path", "minio"])
-            .output()
-            .unwrap();
+        let out = std::process::Command::new(&script).args(["path", "minio"]).output().unwrap();
         assert!(
             out.status.success(),
             "MinIO is needed for this test and not installed: run `scripts/servers install minio`"
@@ -160,10 +149,7 @@ impl Minio {
 
     async fn start(job: &JobContext) -> Self {
         let program = Self::program();
-        let home = tempfile::Builder::new()
-            .prefix("lifeboat-minio-")
-            .tempdir()
-            .unwrap();
+        let home = tempfile::Builder::new().prefix("lifeboat-minio-").tempdir().unwrap();
         // a directory at the top is a bucket
         std::fs::create_dir_all(home.path().join("data/backups")).unwrap();
         let address = |port: u16| format!("127.0.0.1:{port}");
@@ -181,11 +167,7 @@ impl Minio {
             .env("MINIO_UPDATE", "off")
             .start_logged(&home.path().join("log"))
             .unwrap();
-        let minio = Self {
-            endpoint: format!("http://{own}"),
-            _child: child,
-            home,
-        };
+        let minio = Self { endpoint: format!("http://{own}"), _child: child, home };
         minio.ready(job).await;
         minio
     }
@@ -203,13 +185,7 @@ impl Minio {
     }
 
     fn storage(&self) -> ObjectStorage {
-        ObjectStorage::open(&settings(
-            &self.endpoint,
-            self.home.path(),
-            MINIO_USER,
-            MINIO_PASSWORD,
-        ))
-        .unwrap()
+        ObjectStorage::open(&settings(&self.endpoint, self.home.path(), MINIO_USER, MINIO_PASSWORD)).unwrap()
     }
 }
 
@@ -220,10 +196,7 @@ async fn minio_conforms() {
     conformance::check(&minio.storage(), &job).await.unwrap();
     let wrong = settings(&minio.endpoint, minio.home.path(), MINIO_USER, "wrong-password");
     let refused = ObjectStorage::open(&wrong).unwrap();
-    let error = refused
-        .put("a", vec![], Overwrite::Allow, &job)
-        .await
-        .unwrap_err();
+    let error = refused.put("a", vec![], Overwrite::Allow, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(!error.to_string().contains("wrong-password"), "{error}");
 }

@@ -41,10 +41,9 @@ impl FakeSystem {
         let parent = usable_chain(request.kind, &request.chain).last().cloned();
         let (kind, notes) = match (request.kind, &parent) {
             (BackupKind::Full, _) | (_, Some(_)) => (request.kind, Vec::new()),
-            (BackupKind::Incremental | BackupKind::Differential, None) => (
-                BackupKind::Full,
-                vec!["a full: there is no backup to build on".to_owned()],
-            ),
+            (BackupKind::Incremental | BackupKind::Differential, None) => {
+                (BackupKind::Full, vec!["a full: there is no backup to build on".to_owned()])
+            }
         };
         Ok(BackupPlan {
             id: request.id.clone(),
@@ -81,10 +80,7 @@ impl FakeSystem {
                 let before: Detail = serde_json::from_value(parent.captured.detail.clone())
                     .map_err(|e| Error::bug("read detail of parent").because(e))?;
                 let changes = serde_json::to_vec(&changes(&before.items, &content));
-                (
-                    CHANGES,
-                    changes.map_err(|e| Error::bug("write changes").because(e))?,
-                )
+                (CHANGES, changes.map_err(|e| Error::bug("write changes").because(e))?)
             }
         };
         let mut writer = sink.artifact(&artifact(name)?).await?;
@@ -96,9 +92,7 @@ impl FakeSystem {
         writer.finish().await?;
         job.progress().advance(bytes.len() as u64);
         job.progress().add_items(content.items.len() as u64);
-        let detail = Detail {
-            items: content.items.clone(),
-        };
+        let detail = Detail { items: content.items.clone() };
         Ok(Captured {
             method: "memory".to_owned(),
             server_version: super::VERSION.to_owned(),
@@ -116,10 +110,7 @@ impl FakeSystem {
 }
 
 fn changes(before: &BTreeMap<String, String>, now: &Content) -> Changes {
-    let set = now
-        .items
-        .iter()
-        .filter(|(key, value)| before.get(*key) != Some(*value));
+    let set = now.items.iter().filter(|(key, value)| before.get(*key) != Some(*value));
     let removed = before.keys().filter(|key| !now.items.contains_key(*key));
     Changes {
         version: now.version,
@@ -142,10 +133,7 @@ pub(super) fn fingerprint(content: &Content) -> Fingerprint {
             hash.update(text);
         }
     }
-    let digest = Digest {
-        count: content.items.len() as u64,
-        hash: hex::encode(hash.finalize()),
-    };
+    let digest = Digest { count: content.items.len() as u64, hash: hex::encode(hash.finalize()) };
     Fingerprint {
         algorithm: "fake sorted sha256 1".to_owned(),
         unit: "items".to_owned(),

@@ -52,15 +52,8 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn with(items: BTreeMap<String, String>) -> Self {
-        let content = Content {
-            version: 1,
-            items,
-            canaries: Vec::new(),
-        };
-        Self {
-            production: Mutex::new(Some(content)),
-            faults: Mutex::default(),
-        }
+        let content = Content { version: 1, items, canaries: Vec::new() };
+        Self { production: Mutex::new(Some(content)), faults: Mutex::default() }
     }
 
     pub(super) fn inject(&self, call: Call, nth: u32, fault: Fault) {
@@ -77,8 +70,7 @@ impl Server {
                 .with("call", format!("{call:?}"))
                 .why("a fault was asked for")),
             Some(Fault::Hang) => {
-                job.run("wait for the fake server", std::future::pending::<Result<()>>())
-                    .await
+                job.run("wait for the fake server", std::future::pending::<Result<()>>()).await
             }
             #[expect(clippy::panic, reason = "the fault that was asked for")]
             Some(Fault::Panic) => panic!("a fault was asked for at {call:?}"),

@@ -108,9 +108,7 @@ impl Engine for FakeSystem {
 
     fn build(settings: Settings, deps: EngineDeps) -> Result<Self> {
         if let Some((key, message)) = settings.check().into_iter().next() {
-            return Err(Error::new(ErrorKind::Config, "use settings")
-                .with("key", key)
-                .why(message));
+            return Err(Error::new(ErrorKind::Config, "use settings").with("key", key).why(message));
         }
         Ok(Self {
             deps,
@@ -137,12 +135,7 @@ impl DataSystem for FakeSystem {
             Ok(content) => (HealthState::Healthy, format!("{} items", content.items.len())),
             Err(error) => (HealthState::Down, error.to_string()),
         };
-        Ok(Health {
-            state,
-            version: Some(VERSION.to_owned()),
-            summary,
-            findings: Vec::new(),
-        })
+        Ok(Health { state, version: Some(VERSION.to_owned()), summary, findings: Vec::new() })
     }
 
     async fn plan_backup(&self, request: &BackupRequest, job: &JobContext) -> Result<BackupPlan> {

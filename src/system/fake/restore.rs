@@ -22,10 +22,7 @@ impl FakeSystem {
         if last.engine != Self::KIND {
             return Err(Error::new(ErrorKind::Conflict, "restore into fake").with("engine", &last.engine));
         }
-        let used = self
-            .server
-            .read(&request.place)
-            .is_ok_and(|c| !c.items.is_empty());
+        let used = self.server.read(&request.place).is_ok_and(|c| !c.items.is_empty());
         if used && request.existing == Existing::Refuse && !self.is_of_run(&request) {
             return Err(Error::new(ErrorKind::Conflict, "restore over what is there")
                 .with("place", request.place.describe())
@@ -90,9 +87,7 @@ async fn collect(
     job: &JobContext,
 ) -> Result<Vec<u8>> {
     let op = "fetch items";
-    let mut stream = job
-        .run(op, source.open(&backup.id, &artifact(name)?, job))
-        .await?;
+    let mut stream = job.run(op, source.open(&backup.id, &artifact(name)?, job)).await?;
     let mut body = Vec::new();
     while let Some(chunk) = job.run(op, async { stream.next().await.transpose() }).await? {
         if body.len() + chunk.len() > ARTIFACT_BYTES_MAX {

@@ -16,10 +16,7 @@ struct FakeSubject {
 
 fn subject() -> FakeSubject {
     let home = tempfile::tempdir().unwrap();
-    let deps = EngineDeps {
-        name: SystemName::parse("fake").unwrap(),
-        state_dir: home.path().join("state"),
-    };
+    let deps = EngineDeps { name: SystemName::parse("fake").unwrap(), state_dir: home.path().join("state") };
     FakeSubject {
         system: FakeSystem::build(Settings::default(), deps).unwrap(),
         home,
@@ -41,13 +38,7 @@ impl Subject for FakeSubject {
     }
 
     async fn change(&self, _job: &JobContext) -> Result<()> {
-        let first = self
-            .system
-            .content(&Place::Production)?
-            .items
-            .into_keys()
-            .next()
-            .unwrap();
+        let first = self.system.content(&Place::Production)?.items.into_keys().next().unwrap();
         self.system.set(&first, None);
         self.system.set(&format!("{first}-again"), Some("new"));
         Ok(())
@@ -99,10 +90,7 @@ async fn faults_strike_once_at_the_chosen_call() {
     system.probe(&job).await.unwrap();
     system.inject(Call::Probe, 1, Fault::Hang);
     let late = job.child(Duration::from_secs(9));
-    assert_eq!(
-        system.probe(&late).await.unwrap_err().kind(),
-        ErrorKind::DeadlineExceeded
-    );
+    assert_eq!(system.probe(&late).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
 }
 
 #[tokio::test]
@@ -110,10 +98,7 @@ async fn a_lost_production_is_down_until_it_is_restored() {
     let (subject, job) = (subject(), JobContext::plain());
     let backups = MemoryBackups::default();
     subject.fill(&job).await.unwrap();
-    let full = backups
-        .take(&subject.system, BackupKind::Full, &[], &job)
-        .await
-        .unwrap();
+    let full = backups.take(&subject.system, BackupKind::Full, &[], &job).await.unwrap();
     assert_eq!(subject.system.held(), [format!("pin-{}", full.id)]);
     subject.system.lose();
     assert_eq!(subject.system.probe(&job).await.unwrap().state, HealthState::Down);
@@ -126,8 +111,5 @@ async fn a_lost_production_is_down_until_it_is_restored() {
     };
     let plan = subject.system.plan_restore(request, &job).await.unwrap();
     subject.system.restore(&plan, &backups, &job).await.unwrap();
-    assert_eq!(
-        subject.system.probe(&job).await.unwrap().state,
-        HealthState::Healthy
-    );
+    assert_eq!(subject.system.probe(&job).await.unwrap().state, HealthState::Healthy);
 }

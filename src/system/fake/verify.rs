@@ -24,41 +24,22 @@ impl FakeSystem {
         let content = match self.content_at(place) {
             Ok(content) => content,
             Err(error) => {
-                found.push(Check::failed(
-                    "items can be read",
-                    E2,
-                    "readable",
-                    error.to_string(),
-                ));
+                found.push(Check::failed("items can be read", E2, "readable", error.to_string()));
                 return Ok(found);
             }
         };
         found.push(Check::passed("items can be read", E2, place.describe()));
-        found.push(Check::equal(
-            "version",
-            E3,
-            &expected.position.end,
-            content.version.to_string(),
-        ));
+        found.push(Check::equal("version", E3, &expected.position.end, content.version.to_string()));
         let actual = fingerprint(&content);
         for (name, digest) in &expected.fingerprint.items {
             let text = |d: Option<&crate::domain::backup::Digest>| {
                 d.map_or_else(String::new, |d| format!("{} items, hash {}", d.count, d.hash))
             };
-            found.push(Check::equal(
-                name,
-                E4,
-                text(Some(digest)),
-                text(actual.items.get(name)),
-            ));
+            found.push(Check::equal(name, E4, text(Some(digest)), text(actual.items.get(name))));
         }
         found.compared = actual.total();
         if expected.fingerprint.total() == 0 {
-            found.push(Check::inconclusive(
-                "content",
-                E4,
-                "the backup is empty: nothing was compared",
-            ));
+            found.push(Check::inconclusive("content", E4, "the backup is empty: nothing was compared"));
         }
         Ok(found)
     }

@@ -61,16 +61,10 @@ impl FilesSystem {
             return Ok(Some(format!("backup {} is of another directory", parent.id)));
         }
         let (cache, id) = (self.cache.clone(), parent.id.clone());
-        let opened = job
-            .workers()
-            .block("open index cache", move || Ok(cache.open(&id).map(drop)))
-            .await?;
-        Ok(opened.err().map(|e| {
-            format!(
-                "the index of backup {} is not on this machine any more ({e})",
-                parent.id
-            )
-        }))
+        let opened = job.workers().block("open index cache", move || Ok(cache.open(&id).map(drop))).await?;
+        Ok(opened
+            .err()
+            .map(|e| format!("the index of backup {} is not on this machine any more ({e})", parent.id)))
     }
 
     pub(super) async fn capture(
@@ -83,9 +77,7 @@ impl FilesSystem {
         let (to, from) = mpsc::channel(FLOW_MAX);
         let recorder = self.recorder(plan, to)?;
         let (system, task_job) = (self.clone(), job.clone());
-        let reading = with_helper("read files", job, move |crew| {
-            system.read(recorder, crew, &task_job)
-        });
+        let reading = with_helper("read files", job, move |crew| system.read(recorder, crew, &task_job));
         let writing = write_artifacts(from, plan, sink, job);
         // the writer ends when the reader has ended, and the reader when the writer has
         let (read, written) = futures_util::future::join(reading, writing).await;
@@ -110,10 +102,10 @@ impl FilesSystem {
     ) -> Result<Captured> {
         let mut notes = plan.notes.clone();
         notes.extend(tally.notes());
-        let watermark = tally.newest.and_then(super::timestamp).map(|at| Watermark {
-            at,
-            source: WatermarkSource::Engine,
-        });
+        let watermark = tally
+            .newest
+            .and_then(super::timestamp)
+            .map(|at| Watermark { at, source: WatermarkSource::Engine });
         let detail = serde_json::to_value(&tally.detail)
             .map_err(|e| Error::bug("describe captured files").because(e))?;
         Ok(Captured {
@@ -138,16 +130,9 @@ impl FilesSystem {
         job: &JobContext,
     ) -> Result<Tally> {
         let root = open_root(&self.settings.path)?;
-        let mounts = if self.settings.one_file_system {
-            Mounts::StayOut
-        } else {
-            Mounts::Enter
-        };
+        let mounts = if self.settings.one_file_system { Mounts::StayOut } else { Mounts::Enter };
         let walk = Walk::new(Arc::new(root), globs(&self.settings.exclude)?, mounts);
-        let grabber = Grabber {
-            keep: Keep::Archive,
-            hook: self.read_hook(),
-        };
+        let grabber = Grabber { keep: Keep::Archive, hook: self.read_hook() };
         Scan::new(walk, grabber, crew, job).run(&mut recorder)?;
         recorder.finish()
     }
@@ -182,17 +167,11 @@ async fn write_artifacts(
     let mut archive = job.run("open artifact", sink.artifact(&artifact(TREE)?)).await?;
     let mut index = job.run("open artifact", sink.artifact(&artifact(INDEX)?)).await?;
     let mut deleted: Option<Box<dyn ArtifactWriter>> = match plan.parent {
-        Some(_) => Some(
-            job.run("open artifact", sink.artifact(&artifact(DELETED)?))
-                .await?,
-        ),
+        Some(_) => Some(job.run("open artifact", sink.artifact(&artifact(DELETED)?)).await?),
         None => None,
     };
     let mut whole = false;
-    while let Some(flow) = job
-        .run("wait for files", async { Ok::<_, Error>(from.recv().await) })
-        .await?
-    {
+    while let Some(flow) = job.run("wait for files", async { Ok::<_, Error>(from.recv().await) }).await? {
         match flow {
             Flow::Archive(chunk) => job.run("write archive", archive.write(chunk)).await?,
             Flow::Index(chunk) => job.run("write index", index.write(chunk)).await?,

@@ -64,9 +64,7 @@ impl IndexCache {
     fn prune(&self, root: &BackupId) -> Result<()> {
         let mut files = Vec::new();
         for path in self.files()? {
-            let changed = std::fs::metadata(&path)
-                .and_then(|m| m.modified())
-                .or_io("stat", &path)?;
+            let changed = std::fs::metadata(&path).and_then(|m| m.modified()).or_io("stat", &path)?;
             files.push((changed, path));
         }
         files.sort();
@@ -115,9 +113,7 @@ fn check_end(file: &mut File, path: &Path) -> Result<()> {
     let tail = bytes.saturating_sub(64);
     let mut last = Vec::new();
     file.seek(SeekFrom::Start(tail)).or_io("read index cache", path)?;
-    file.take(64)
-        .read_to_end(&mut last)
-        .or_io("read index cache", path)?;
+    file.take(64).read_to_end(&mut last).or_io("read index cache", path)?;
     file.rewind().or_io("read index cache", path)?;
     let text = String::from_utf8_lossy(&last);
     if text.ends_with("}\n") && text.contains("{\"entries\":") {

@@ -25,16 +25,12 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 impl Canary for FilesSystem {
     async fn write(&self, record: &CanaryRecord, job: &JobContext) -> Result<()> {
         let (root, record) = (self.settings.path.clone(), record.clone());
-        job.workers()
-            .block("write heartbeat", move || append(&root, record))
-            .await
+        job.workers().block("write heartbeat", move || append(&root, record)).await
     }
 
     async fn read(&self, place: &Place, job: &JobContext) -> Result<Vec<CanaryRecord>> {
         let root = self.root_of(place);
-        job.workers()
-            .block("read heartbeats", move || read(&root.join(FILE)))
-            .await
+        job.workers().block("read heartbeats", move || read(&root.join(FILE))).await
     }
 }
 
@@ -54,12 +50,8 @@ fn append(root: &Path, record: CanaryRecord) -> Result<()> {
         Ok(()) | Err(_) => {}
     }
     let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&aside)
-        .or_io("write heartbeat", &aside)?;
+    let mut file =
+        options.write(true).create_new(true).mode(0o644).open(&aside).or_io("write heartbeat", &aside)?;
     file.write_all(&text).or_io("write heartbeat", &aside)?;
     file.sync_all().or_io("write heartbeat", &aside)?;
     std::fs::rename(&aside, root.join(FILE)).or_io("write heartbeat", &aside)?;
@@ -71,18 +63,13 @@ fn append(root: &Path, record: CanaryRecord) -> Result<()> {
 fn read(path: &Path) -> Result<Vec<CanaryRecord>> {
     let mut options = OpenOptions::new();
     let no_follow = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let opened = options
-        .read(true)
-        .custom_flags(no_follow.bits().cast_signed())
-        .open(path);
+    let opened = options.read(true).custom_flags(no_follow.bits().cast_signed()).open(path);
     let file = match opened {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         result => result.or_io("read heartbeats", path)?,
     };
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX)
-        .read_to_string(&mut text)
-        .or_io("read heartbeats", path)?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).or_io("read heartbeats", path)?;
     text.lines()
         .map(|line| {
             serde_json::from_str(line).map_err(|e| {

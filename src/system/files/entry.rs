@@ -107,11 +107,7 @@ impl Entry {
         Self {
             path: Text(path.to_vec()),
             kind,
-            size: if kind == EntryKind::File {
-                stat.st_size.cast_unsigned()
-            } else {
-                0
-            },
+            size: if kind == EntryKind::File { stat.st_size.cast_unsigned() } else { 0 },
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
@@ -140,10 +136,7 @@ impl Entry {
     }
 
     pub fn time(&self) -> Time {
-        Time {
-            sec: self.mtime.0,
-            nsec: self.mtime.1,
-        }
+        Time { sec: self.mtime.0, nsec: self.mtime.1 }
     }
 
     /// Hash over everything that a restored copy must have in common with the captured one.
@@ -161,11 +154,7 @@ impl Entry {
             numbers.extend_from_slice(&n.to_le_bytes());
         }
         // the root's time changes with every heartbeat written into it
-        let mtime = if self.path.0.is_empty() {
-            (0, 0)
-        } else {
-            self.mtime
-        };
+        let mtime = if self.path.0.is_empty() { (0, 0) } else { self.mtime };
         numbers.extend_from_slice(&mtime.0.to_le_bytes());
         numbers.extend_from_slice(&mtime.1.to_le_bytes());
         let device = self.device.unwrap_or_default();
@@ -200,10 +189,7 @@ pub(super) fn path_order(a: &[u8], b: &[u8]) -> Ordering {
 
 /// Whether `path` is `dir` or below it.
 pub(super) fn is_within(path: &[u8], dir: &[u8]) -> bool {
-    dir.is_empty()
-        || path
-            .strip_prefix(dir)
-            .is_some_and(|rest| rest.first().is_none_or(|b| *b == b'/'))
+    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.first().is_none_or(|b| *b == b'/'))
 }
 
 pub(super) fn attributes_hash(attributes: &Attributes) -> Option<Sha> {

@@ -70,11 +70,7 @@ impl FingerprintBuilder {
     pub fn finish(self) -> Fingerprint {
         let digest = |sum: Sum| Digest {
             count: sum.count,
-            hash: sum
-                .lanes
-                .iter()
-                .map(|lane| hex::encode(lane.to_le_bytes()))
-                .collect(),
+            hash: sum.lanes.iter().map(|lane| hex::encode(lane.to_le_bytes())).collect(),
         };
         Fingerprint {
             algorithm: ALGORITHM.to_owned(),

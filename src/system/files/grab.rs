@@ -89,9 +89,7 @@ pub(super) struct Grabber {
 
 impl fmt::Debug for Grabber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Grabber")
-            .field("keep", &self.keep)
-            .finish_non_exhaustive()
+        f.debug_struct("Grabber").field("keep", &self.keep).finish_non_exhaustive()
     }
 }
 
@@ -124,12 +122,7 @@ pub(super) fn member(entry: &Entry, xattrs: Attributes) -> Member {
         gid: entry.gid,
         size: if entry.hard_link.is_some() { 0 } else { entry.size },
         mtime: entry.time(),
-        link: entry
-            .hard_link
-            .as_ref()
-            .or(entry.link.as_ref())
-            .map(|t| t.0.clone())
-            .unwrap_or_default(),
+        link: entry.hard_link.as_ref().or(entry.link.as_ref()).map(|t| t.0.clone()).unwrap_or_default(),
         device: entry.device.unwrap_or_default(),
         xattrs,
         sparse: None,
@@ -198,11 +191,7 @@ impl Grabber {
 
     /// An entry that was read again only to be sure, and is as before, stays out of the archive.
     fn keep(&self, entry: Entry, parent: Option<&Entry>, start: usize, out: &mut Grabbed) {
-        let change = if parent == Some(&entry) {
-            Change::Unchanged
-        } else {
-            Change::Written
-        };
+        let change = if parent == Some(&entry) { Change::Unchanged } else { Change::Written };
         if self.keep == Keep::Nothing || change == Change::Unchanged {
             out.archive.truncate(start);
         }

@@ -62,13 +62,7 @@ impl<R: Read> IndexReader<R> {
                 .with("version", head.lifeboat_files_index)
                 .hint("it was written by a newer lifeboat; use that version"));
         }
-        let mut reader = Self {
-            from,
-            buffer,
-            head,
-            next: None,
-            entries: 0,
-        };
+        let mut reader = Self { from, buffer, head, next: None, entries: 0 };
         reader.next = reader.read()?;
         Ok(reader)
     }
@@ -142,11 +136,7 @@ fn read_line(from: &mut impl BufRead, buffer: &mut Vec<u8>) -> Result<()> {
     buffer.clear();
     let read = from.take(LINE_BYTES_MAX).read_until(b'\n', buffer);
     read.map_err(|e| read_failed(&e))?;
-    if buffer.last() == Some(&b'\n') {
-        Ok(())
-    } else {
-        Err(corrupt("it ends early"))
-    }
+    if buffer.last() == Some(&b'\n') { Ok(()) } else { Err(corrupt("it ends early")) }
 }
 
 fn read_to_end(from: &mut impl Read) -> Result<()> {

@@ -30,10 +30,7 @@ impl Fixture {
     }
 
     fn with(exclude: &[&str]) -> Self {
-        let home = tempfile::Builder::new()
-            .prefix("lifeboat-files-")
-            .tempdir()
-            .unwrap();
+        let home = tempfile::Builder::new().prefix("lifeboat-files-").tempdir().unwrap();
         let tree = home.path().join("tree");
         fs::create_dir(&tree).unwrap();
         let settings = FilesSettings {
@@ -41,10 +38,8 @@ impl Fixture {
             exclude: exclude.iter().map(|p| (*p).to_owned()).collect(),
             one_file_system: false,
         };
-        let deps = EngineDeps {
-            name: SystemName::parse("tree").unwrap(),
-            state_dir: home.path().join("state"),
-        };
+        let deps =
+            EngineDeps { name: SystemName::parse("tree").unwrap(), state_dir: home.path().join("state") };
         Self {
             system: FilesSystem::build(settings, deps).unwrap(),
             home,
@@ -66,10 +61,7 @@ impl Fixture {
     }
 
     async fn take(&self, kind: BackupKind, chain: &[Manifest]) -> Manifest {
-        self.backups
-            .take(&self.system, kind, chain, &self.job)
-            .await
-            .unwrap()
+        self.backups.take(&self.system, kind, chain, &self.job).await.unwrap()
     }
 
     fn request(&self, chain: &[Manifest], place: Place, existing: Existing) -> RestoreRequest {
@@ -94,10 +86,7 @@ impl Fixture {
     }
 
     async fn verify(&self, chain: &[Manifest], place: &Place) -> Verification {
-        self.system
-            .verify(chain, place, &self.backups, &self.job)
-            .await
-            .unwrap()
+        self.system.verify(chain, place, &self.backups, &self.job).await.unwrap()
     }
 
     fn bytes(&self, manifest: &Manifest, name: &str) -> Vec<u8> {
@@ -108,12 +97,8 @@ impl Fixture {
 }
 
 fn sh(dir: &Path, script: &str) -> String {
-    let output = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(dir)
-        .env("LC_ALL", "C")
-        .output()
-        .unwrap();
+    let output =
+        Command::new("sh").args(["-ec", script]).current_dir(dir).env("LC_ALL", "C").output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()

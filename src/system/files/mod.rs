@@ -116,9 +116,7 @@ impl DataSystem for FilesSystem {
 
     async fn probe(&self, job: &JobContext) -> Result<Health> {
         let root = self.settings.path.clone();
-        job.workers()
-            .block("probe directory", move || Ok(probe(&root)))
-            .await
+        job.workers().block("probe directory", move || Ok(probe(&root))).await
     }
 
     async fn plan_backup(&self, request: &BackupRequest, job: &JobContext) -> Result<BackupPlan> {
@@ -131,9 +129,7 @@ impl DataSystem for FilesSystem {
 
     async fn committed(&self, manifest: &Manifest, job: &JobContext) -> Result<()> {
         let (cache, manifest) = (self.cache.clone(), manifest.clone());
-        job.workers()
-            .block("keep index", move || cache.promote(&manifest))
-            .await
+        job.workers().block("keep index", move || cache.promote(&manifest)).await
     }
 
     async fn plan_restore(&self, request: RestoreRequest, job: &JobContext) -> Result<RestorePlan> {
@@ -219,10 +215,7 @@ impl FilesSystem {
             Ok(newest)
         };
         let newest = job.workers().block("find newest file", look).await?;
-        Ok(newest.and_then(timestamp).map(|at| Watermark {
-            at,
-            source: WatermarkSource::Engine,
-        }))
+        Ok(newest.and_then(timestamp).map(|at| Watermark { at, source: WatermarkSource::Engine }))
     }
 }
 
@@ -261,20 +254,13 @@ fn probe(root: &Path) -> Health {
     };
     let unreadable = names.iter().take(PROBED_MAX).filter(|name| {
         use rustix::io::Errno;
-        matches!(
-            crate::archive::open_directory(&fd, name),
-            Err(Errno::ACCESS | Errno::PERM | Errno::IO)
-        )
+        matches!(crate::archive::open_directory(&fd, name), Err(Errno::ACCESS | Errno::PERM | Errno::IO))
     });
     let findings: Vec<String> = unreadable
         .map(|name| format!("{} cannot be read: it would be missing from backups", show(name)))
         .collect();
     Health {
-        state: if findings.is_empty() {
-            HealthState::Healthy
-        } else {
-            HealthState::Degraded
-        },
+        state: if findings.is_empty() { HealthState::Healthy } else { HealthState::Degraded },
         version: None,
         summary: format!("{} entries at the top of {}", names.len(), root.display()),
         findings,

@@ -51,11 +51,7 @@ impl Target {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => path.to_path_buf(),
             Err(e) => return Err(e).or_io("look at target", path),
         };
-        let way = if is_mount_point(&path)? {
-            Way::Inside
-        } else {
-            Way::Beside
-        };
+        let way = if is_mount_point(&path)? { Way::Inside } else { Way::Beside };
         let run = run.clone();
         Ok(Self { path, way, run })
     }
@@ -96,11 +92,9 @@ impl Target {
             result => result.or_io("look at target", &self.path)?,
         };
         if !meta.is_dir() {
-            return Err(
-                Error::new(ErrorKind::Conflict, "restore over something that is no directory")
-                    .with("path", self.path.display())
-                    .hint("name another target"),
-            );
+            return Err(Error::new(ErrorKind::Conflict, "restore over something that is no directory")
+                .with("path", self.path.display())
+                .hint("name another target"));
         }
         let mut names = list(&open_root(&self.path)?).or_io("list target", &self.path)?;
         if self.way == Way::Inside {
@@ -126,10 +120,7 @@ impl Target {
 
     /// The nearest directory above the target that is there.
     pub fn nearest(&self) -> &Path {
-        self.path
-            .ancestors()
-            .find(|p| p.is_dir())
-            .unwrap_or_else(|| Path::new("/"))
+        self.path.ancestors().find(|p| p.is_dir()).unwrap_or_else(|| Path::new("/"))
     }
 
     /// An empty private directory to unpack into; what a dead attempt of the same run left is removed.
@@ -190,10 +181,8 @@ impl Target {
                 return Ok(name);
             }
         }
-        Err(
-            Error::new(ErrorKind::Conflict, "find a name for what is moved aside")
-                .with("path", first.display()),
-        )
+        Err(Error::new(ErrorKind::Conflict, "find a name for what is moved aside")
+            .with("path", first.display()))
     }
 
     fn commit_inside(&self, existing: Existing) -> Result<Option<PathBuf>> {
@@ -251,9 +240,7 @@ fn remove(path: &Path) -> Result<()> {
 
 fn sync(dir: &Path) -> Result<()> {
     let fd = open_root(dir)?;
-    rustix::fs::fsync(&fd)
-        .map_err(std::io::Error::from)
-        .or_io("sync directory", dir)
+    rustix::fs::fsync(&fd).map_err(std::io::Error::from).or_io("sync directory", dir)
 }
 
 fn is_mount_point(path: &Path) -> Result<bool> {
@@ -274,11 +261,7 @@ mod tests {
     use super::*;
 
     fn target(dir: &Path, way: Way) -> Target {
-        Target {
-            path: dir.join("mnt"),
-            way,
-            run: RunId::parse("20260101-000000-00000001").unwrap(),
-        }
+        Target { path: dir.join("mnt"), way, run: RunId::parse("20260101-000000-00000001").unwrap() }
     }
 
     fn write(path: &Path, text: &str) {
@@ -309,11 +292,7 @@ mod tests {
             let holding = if done { target.placing() } else { target.ready() };
             write(&holding.join("a"), "new");
             write(&holding.join("b"), "new");
-            let kept = if old_moved {
-                target.old()
-            } else {
-                target.path.clone()
-            };
+            let kept = if old_moved { target.old() } else { target.path.clone() };
             write(&kept.join("a"), "old");
             write(&target.old().join("x"), "old");
             if done {

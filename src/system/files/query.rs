@@ -27,9 +27,7 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 impl Queries for FilesSystem {
     async fn ask(&self, place: &Place, query: &str, job: &JobContext) -> Result<String> {
         let (root, query, task_job) = (self.root_of(place), query.trim().to_owned(), job.clone());
-        job.workers()
-            .block("answer query", move || answer(&root, &query, &task_job))
-            .await
+        job.workers().block("answer query", move || answer(&root, &query, &task_job)).await
     }
 }
 
@@ -53,11 +51,7 @@ fn answer(root: &Path, query: &str, job: &JobContext) -> Result<String> {
 
 /// Opens a path; a link may lead around inside the tree, never out of it.
 fn resolve(dir: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd> {
-    let waiting = if flags.contains(OFlags::PATH) {
-        OFlags::empty()
-    } else {
-        OFlags::NONBLOCK
-    };
+    let waiting = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
     let flags = flags | OFlags::CLOEXEC | waiting;
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(dir, path, flags, Mode::empty(), inside).map_err(|e| {

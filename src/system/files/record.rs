@@ -37,11 +37,7 @@ pub(super) enum Flow {
 
 impl FilesSystem {
     pub(super) fn recorder(&self, plan: &BackupPlan, to: mpsc::Sender<Flow>) -> Result<Recorder> {
-        let parent = plan
-            .parent
-            .as_ref()
-            .map(|parent| self.cache.open(&parent.id))
-            .transpose()?;
+        let parent = plan.parent.as_ref().map(|parent| self.cache.open(&parent.id)).transpose()?;
         let started = now()?;
         let mut index = Vec::new();
         let head = IndexHead {
@@ -92,37 +88,25 @@ pub(super) struct Recorder {
 
 impl Recorder {
     fn send(&self, flow: Flow) -> Result<()> {
-        self.to
-            .blocking_send(flow)
-            .map_err(|_| Error::new(ErrorKind::Cancelled, "hand on files"))
+        self.to.blocking_send(flow).map_err(|_| Error::new(ErrorKind::Cancelled, "hand on files"))
     }
 
     fn flush_archive(&mut self) -> Result<()> {
         let bytes = std::mem::take(&mut self.archive);
-        if bytes.is_empty() {
-            Ok(())
-        } else {
-            self.send(Flow::Archive(bytes.into()))
-        }
+        if bytes.is_empty() { Ok(()) } else { self.send(Flow::Archive(bytes.into())) }
     }
 
     fn flush_index(&mut self) -> Result<()> {
         let bytes = std::mem::take(&mut self.index);
         self.cache.write_all(&bytes).map_err(|e| {
-            Error::new(io_kind(&e), "write index cache")
-                .because(e)
-                .hint("make room in the state directory")
+            Error::new(io_kind(&e), "write index cache").because(e).hint("make room in the state directory")
         })?;
         self.send(Flow::Index(bytes.into()))
     }
 
     fn flush_deleted(&mut self) -> Result<()> {
         let bytes = std::mem::take(&mut self.deleted);
-        if bytes.is_empty() {
-            Ok(())
-        } else {
-            self.send(Flow::Deleted(bytes.into()))
-        }
+        if bytes.is_empty() { Ok(()) } else { self.send(Flow::Deleted(bytes.into())) }
     }
 
     /// Paths end in a NUL byte.
@@ -130,11 +114,7 @@ impl Recorder {
         self.tally.detail.deleted += 1;
         self.deleted.extend_from_slice(path);
         self.deleted.push(0);
-        if self.deleted.len() >= CHUNK_BYTES {
-            self.flush_deleted()
-        } else {
-            Ok(())
-        }
+        if self.deleted.len() >= CHUNK_BYTES { self.flush_deleted() } else { Ok(()) }
     }
 
     pub fn finish(mut self) -> Result<Tally> {
@@ -200,21 +180,13 @@ impl Visitor for Recorder {
             return self.send(Flow::Archive(bytes.into()));
         }
         self.archive.extend_from_slice(&bytes);
-        if self.archive.len() >= CHUNK_BYTES {
-            self.flush_archive()
-        } else {
-            Ok(())
-        }
+        if self.archive.len() >= CHUNK_BYTES { self.flush_archive() } else { Ok(()) }
     }
 
     fn entry(&mut self, entry: Entry, change: Change) -> Result<()> {
         self.tally.add(&entry, change, self.started);
         line(&mut self.index, &entry)?;
-        if self.index.len() >= CHUNK_BYTES {
-            self.flush_index()
-        } else {
-            Ok(())
-        }
+        if self.index.len() >= CHUNK_BYTES { self.flush_index() } else { Ok(()) }
     }
 
     fn trouble(&mut self, trouble: Trouble) {

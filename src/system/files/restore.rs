@@ -34,11 +34,7 @@ impl FilesSystem {
         let last = point(&request.chain)?;
         Selector::new(&request.selection)?;
         let bytes = bytes_of(last).unwrap_or_else(|| last.raw_bytes());
-        let (root, run, existing) = (
-            self.root_of(&request.place),
-            request.run.clone(),
-            request.existing,
-        );
+        let (root, run, existing) = (self.root_of(&request.place), request.run.clone(), request.existing);
         let look = move || {
             let target = Target::find(&root, &run)?;
             target.refuse_content(existing)?;
@@ -59,16 +55,14 @@ impl FilesSystem {
         if plan.request.selection.is_everything() {
             if free < bytes {
                 let near = target.nearest().display();
-                plan.missing
-                    .push(format!("{} bytes of free space at {near}", bytes - free));
+                plan.missing.push(format!("{} bytes of free space at {near}", bytes - free));
             }
         } else {
             plan.unknown
                 .push("how much the selected paths hold: the size is that of the whole tree".to_owned());
         }
         if !is_root() {
-            plan.unknown
-                .push("whether owners matter: they are restored by root only".to_owned());
+            plan.unknown.push("whether owners matter: they are restored by root only".to_owned());
         }
         Ok(plan)
     }
@@ -82,10 +76,7 @@ impl FilesSystem {
         let request = &plan.request;
         let last = point(&request.chain)?;
         let target = Target::find(&self.root_of(&request.place), &request.run)?;
-        let mut restored = Restored {
-            point: Some(last.id.clone()),
-            ..Restored::default()
-        };
+        let mut restored = Restored { point: Some(last.id.clone()), ..Restored::default() };
         let begun = Instant::now();
         let (prepare, existing) = (target.clone(), request.existing);
         let prepared = job
@@ -101,10 +92,7 @@ impl FilesSystem {
                 Ok(unpacked) => describe(&unpacked, request, &mut restored),
                 Err(error) => {
                     let staging = target.clone();
-                    let discarded = job
-                        .workers()
-                        .block("discard files", move || staging.discard())
-                        .await;
+                    let discarded = job.workers().block("discard files", move || staging.discard()).await;
                     if let Err(error) = discarded {
                         tracing::warn!(path = %target.staging().display(), %error, "unpacked files stay");
                     }
@@ -119,10 +107,7 @@ impl FilesSystem {
         restored.phases.push(phase("load", begun));
         let begun = Instant::now();
         let place = target.clone();
-        let old = job
-            .workers()
-            .block("put in place", move || place.commit(existing))
-            .await?;
+        let old = job.workers().block("put in place", move || place.commit(existing)).await?;
         if let Some(old) = old {
             restored.notes.push(kept_note(&old, last));
         }
@@ -140,11 +125,7 @@ impl FilesSystem {
     ) -> Result<Unpacked> {
         let production = matches!(request.place, Place::Production);
         let options = UnpackOptions {
-            devices: if production && is_root() {
-                Devices::Create
-            } else {
-                Devices::Skip
-            },
+            devices: if production && is_root() { Devices::Create } else { Devices::Skip },
             owners: if is_root() { Owners::Restore } else { Owners::Ours },
         };
         let mut state = (Unpacker::new(root, options)?, Selector::new(&request.selection)?);
@@ -167,9 +148,7 @@ impl FilesSystem {
             .await?;
         }
         let unpacker = state.0;
-        job.workers()
-            .block("finish files", move || unpacker.finish())
-            .await
+        job.workers().block("finish files", move || unpacker.finish()).await
     }
 }
 
@@ -199,11 +178,7 @@ async fn step(
     let (read, pumped) = futures_util::future::join(reading, pump(stream, to, job)).await;
     // an error of the stream is also what the reader saw, but first hand
     pumped?;
-    read.map_err(|e| {
-        e.during("restore files")
-            .with("backup", &backup.id)
-            .with("artifact", name)
-    })
+    read.map_err(|e| e.during("restore files").with("backup", &backup.id).with("artifact", name))
 }
 
 fn unpack(from: FeedReader, state: &mut State, written: u64, job: &JobContext) -> Result<()> {
@@ -259,19 +234,13 @@ fn actions(request: &RestoreRequest, target: &Target, content: &[Vec<u8>]) -> Ve
     actions.push(format!("unpack aside, at {}", target.staging().display()));
     for backup in &request.chain {
         let entries = detail_of(backup).map_or(0, |d| d.written);
-        actions.push(format!(
-            "apply {} backup {}: {entries} entries",
-            backup.kind, backup.id
-        ));
+        actions.push(format!("apply {} backup {}: {entries} entries", backup.kind, backup.id));
     }
     if !request.selection.is_everything() {
         actions.push(format!("only {}", request.selection.patterns.join(", ")));
     }
     if !content.is_empty() {
-        actions.push(format!(
-            "move what is at {path} aside, to {}",
-            target.old().display()
-        ));
+        actions.push(format!("move what is at {path} aside, to {}", target.old().display()));
     }
     actions.push(match target.way {
         Way::Beside => format!("rename to {path}"),
@@ -295,32 +264,18 @@ fn describe(unpacked: &Unpacked, request: &RestoreRequest, restored: &mut Restor
     if !unpacked.refused.is_empty() {
         let names: Vec<_> = unpacked.refused.iter().map(|name| show(name)).collect();
         let note = "extended attributes that could not be set at";
-        restored.notes.push(format!(
-            "{note} {}: {}",
-            request.place.describe(),
-            names.join(", ")
-        ));
+        restored.notes.push(format!("{note} {}: {}", request.place.describe(), names.join(", ")));
     }
 }
 
 fn kept_note(old: &Path, last: &Manifest) -> String {
     let excluded = detail_of(last).is_some_and(|d| !d.exclude.is_empty());
-    let more = if excluded {
-        "; files excluded from backups are only there"
-    } else {
-        ""
-    };
-    format!(
-        "what was there is kept at {}; remove it when it is not needed{more}",
-        old.display()
-    )
+    let more = if excluded { "; files excluded from backups are only there" } else { "" };
+    format!("what was there is kept at {}; remove it when it is not needed{more}", old.display())
 }
 
 fn phase(name: &str, begun: Instant) -> Phase {
-    Phase {
-        name: name.to_owned(),
-        took: begun.elapsed(),
-    }
+    Phase { name: name.to_owned(), took: begun.elapsed() }
 }
 
 pub(super) fn is_root() -> bool {

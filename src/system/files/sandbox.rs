@@ -26,9 +26,7 @@ impl Sandboxing for FilesSystem {
     async fn initialise(&self, dir: &Path, _account: Option<&Account>, job: &JobContext) -> Result<()> {
         let dir = dir.to_path_buf();
         job.workers()
-            .block("make directory", move || {
-                std::fs::create_dir_all(&dir).or_io("make directory", &dir)
-            })
+            .block("make directory", move || std::fs::create_dir_all(&dir).or_io("make directory", &dir))
             .await
     }
 

@@ -108,10 +108,7 @@ impl<'a> Scan<'a> {
 
     /// One step of the walk; `false` at its end.
     fn advance(&mut self, visitor: &mut impl Visitor) -> Result<bool> {
-        let step = self
-            .walk
-            .step()
-            .map_err(|e| Error::new(io_kind(&e), "read root directory").because(e))?;
+        let step = self.walk.step().map_err(|e| Error::new(io_kind(&e), "read root directory").because(e))?;
         match step {
             None => {
                 self.hand_over();
@@ -207,9 +204,7 @@ impl<'a> Scan<'a> {
             for item in batch.items {
                 match item {
                     Item::Known(entry) => {
-                        grabbed
-                            .pieces
-                            .push(Piece::Entry(Box::new(entry), Change::Unchanged));
+                        grabbed.pieces.push(Piece::Entry(Box::new(entry), Change::Unchanged));
                     }
                     Item::Fresh(fresh) => grabber.grab(fresh, Who::Helper, &mut grabbed),
                 }
@@ -226,9 +221,9 @@ impl<'a> Scan<'a> {
                 let grabbed = take().take().unwrap_or_default();
                 self.pieces(grabbed, visitor)
             }
-            Slot::Known(entries) => entries
-                .into_iter()
-                .try_for_each(|entry| visitor.entry(entry, Change::Unchanged)),
+            Slot::Known(entries) => {
+                entries.into_iter().try_for_each(|entry| visitor.entry(entry, Change::Unchanged))
+            }
             Slot::Trouble(trouble) => {
                 visitor.trouble(trouble);
                 Ok(())
@@ -316,18 +311,10 @@ impl<'a> Scan<'a> {
 /// A further name of a file whose first name was met before.
 fn further_name(fresh: &Fresh, first: &First, visitor: &impl Visitor) -> (Entry, Change) {
     let path = Text(fresh.found.path.clone());
-    let entry = Entry {
-        path,
-        hard_link: Some(first.entry.path.clone()),
-        ..first.entry.clone()
-    };
+    let entry = Entry { path, hard_link: Some(first.entry.path.clone()), ..first.entry.clone() };
     let same_link = |p: &&Entry| p.hard_link == entry.hard_link && visitor.holds(p, &fresh.found);
     let unchanged = first.change == Change::Unchanged && fresh.parent.as_ref().filter(same_link).is_some();
-    let change = if unchanged {
-        Change::Unchanged
-    } else {
-        Change::Written
-    };
+    let change = if unchanged { Change::Unchanged } else { Change::Written };
     (entry, change)
 }
 

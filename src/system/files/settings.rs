@@ -43,12 +43,11 @@ pub(super) fn globs(patterns: &[String]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let glob = GlobBuilder::new(pattern).backslash_escape(true).build();
-        set.add(glob.map_err(|e| {
-            Error::new(ErrorKind::Config, "use pattern")
-                .with("pattern", pattern)
-                .because(e)
-        })?);
+        set.add(
+            glob.map_err(|e| {
+                Error::new(ErrorKind::Config, "use pattern").with("pattern", pattern).because(e)
+            })?,
+        );
     }
-    set.build()
-        .map_err(|e| Error::new(ErrorKind::Config, "use patterns").because(e))
+    set.build().map_err(|e| Error::new(ErrorKind::Config, "use patterns").because(e))
 }

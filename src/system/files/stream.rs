@@ -85,10 +85,7 @@ impl Scan<'_> {
         if self.grabber.keep == Keep::Archive {
             encode(&file, &mut chunk);
         }
-        let whole = [Extent {
-            offset: 0,
-            bytes: entry.size,
-        }];
+        let whole = [Extent { offset: 0, bytes: entry.size }];
         let extents = file.sparse.as_deref().unwrap_or(&whole);
         let (hash, complete) = self.content(&fd, extents, entry.size, chunk, visitor)?;
         entry.sha256 = Some(hash);
@@ -175,19 +172,13 @@ fn sparse_map(fd: &OwnedFd) -> io::Result<Option<Vec<Extent>>> {
         if end <= start {
             break;
         }
-        extents.push(Extent {
-            offset: start,
-            bytes: end - start,
-        });
+        extents.push(Extent { offset: start, bytes: end - start });
         at = end;
     }
     let whole = extents.len() == 1 && extents[0].bytes == size;
     if at < size {
         // GNU tar marks a hole at the end by an empty part there
-        extents.push(Extent {
-            offset: size,
-            bytes: 0,
-        });
+        extents.push(Extent { offset: size, bytes: 0 });
     }
     Ok((!whole && extents.len() <= EXTENTS_MAX).then_some(extents))
 }

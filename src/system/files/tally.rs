@@ -28,11 +28,7 @@ impl Paths {
 
     /// `3: a, b, c`; empty when there are none.
     pub fn describe(&self) -> String {
-        let more = if self.count > self.first.len() as u64 {
-            ", …"
-        } else {
-            ""
-        };
+        let more = if self.count > self.first.len() as u64 { ", …" } else { "" };
         format!("{}: {}{more}", self.count, self.first.join(", "))
     }
 }
@@ -101,25 +97,16 @@ impl Tally {
 
     pub fn notes(&self) -> Vec<String> {
         let detail = &self.detail;
-        let unreadable = Paths {
-            count: detail.unreadable.count,
-            first: self.errors.clone(),
-        };
+        let unreadable = Paths { count: detail.unreadable.count, first: self.errors.clone() };
         let all = [
             (
                 &detail.torn,
                 "changed during every attempt to read them, stored as last read and not counted as clean",
             ),
             (&unreadable, "could not be read"),
-            (
-                &detail.stale,
-                "could not be read this time, kept as in the backup before",
-            ),
+            (&detail.stale, "could not be read this time, kept as in the backup before"),
             (&detail.sockets, "are sockets, which no archive can hold"),
-            (
-                &detail.other_filesystems,
-                "are other file systems, left out as configured",
-            ),
+            (&detail.other_filesystems, "are other file systems, left out as configured"),
         ];
         all.iter()
             .filter(|(paths, _)| paths.count > 0)

@@ -80,9 +80,7 @@ impl FilesSystem {
             }
             Err(error) => return Err(error),
         };
-        let stream = job
-            .run("open artifact", source.open(&last.id, &artifact(INDEX)?, job))
-            .await?;
+        let stream = job.run("open artifact", source.open(&last.id, &artifact(INDEX)?, job)).await?;
         let (to, from) = feed();
         let (system, place, task_job) = (self.clone(), place.clone(), job.clone());
         let comparing = with_helper("compare files", job, move |crew| {
@@ -107,30 +105,16 @@ impl FilesSystem {
         // a restored copy has nothing that was left out, so everything in it counts
         let exclude: &[String] = if production { &index.head().exclude } else { &[] };
         let exclude = globs(exclude)?;
-        let mounts = if production && self.settings.one_file_system {
-            Mounts::StayOut
-        } else {
-            Mounts::Enter
-        };
+        let mounts =
+            if production && self.settings.one_file_system { Mounts::StayOut } else { Mounts::Enter };
         let walk = Walk::new(std::sync::Arc::new(root), exclude, mounts);
-        let grabber = Grabber {
-            keep: Keep::Nothing,
-            hook: None,
-        };
+        let grabber = Grabber { keep: Keep::Nothing, hook: None };
         let mut comparer = Comparer {
             index,
             fingerprint: FingerprintBuilder::default(),
             found: Differences::default(),
-            devices: if production {
-                DevicesExpected::Yes
-            } else {
-                DevicesExpected::No
-            },
-            owners: if is_root() {
-                OwnersExpected::Captured
-            } else {
-                OwnersExpected::Any
-            },
+            devices: if production { DevicesExpected::Yes } else { DevicesExpected::No },
+            owners: if is_root() { OwnersExpected::Captured } else { OwnersExpected::Any },
         };
         Scan::new(walk, grabber, crew, job).run(&mut comparer)?;
         while let Some(entry) = comparer.index.take()? {
@@ -266,32 +250,17 @@ fn judge(
     ];
     let mut seen = format!("{} entries", found.compared);
     if found.devices > 0 {
-        seen.push_str(&format!(
-            "; {} device nodes are only made in production",
-            found.devices
-        ));
+        seen.push_str(&format!("; {} device nodes are only made in production", found.devices));
     }
     verification.push(check("structure", E3, &structure, found.compared, seen));
     let seen = format!("{} files hashed", found.files);
-    verification.push(check(
-        "content",
-        E4,
-        &[("changed", &found.content)],
-        found.compared,
-        seen,
-    ));
+    verification.push(check("content", E4, &[("changed", &found.content)], found.compared, seen));
     let mut seen = "modes, times and attributes".to_owned();
     match owners {
         OwnersExpected::Captured => seen.push_str(" and owners"),
         OwnersExpected::Any => seen.push_str("; not owners, which only root can restore"),
     }
-    verification.push(check(
-        "metadata",
-        E4,
-        &[("changed", &found.metadata)],
-        found.compared,
-        seen,
-    ));
+    verification.push(check("metadata", E4, &[("changed", &found.metadata)], found.compared, seen));
     if found.torn.count > 0 {
         let why = format!("changed while they were backed up: {}", found.torn.describe());
         verification.push(Check::inconclusive("files in use", E4, why));

@@ -28,11 +28,7 @@ pub(super) struct Found {
 impl Found {
     /// Last part of the path; the root is `.` in itself.
     pub fn name(&self) -> &[u8] {
-        if self.path.is_empty() {
-            b"."
-        } else {
-            crate::archive::split(&self.path).1
-        }
+        if self.path.is_empty() { b"." } else { crate::archive::split(&self.path).1 }
     }
 
     pub fn look_again(&mut self) -> rustix::io::Result<()> {
@@ -132,11 +128,7 @@ impl Walk {
         let fd = self.stack.root().clone();
         let stat = rustix::fs::fstat(&*fd)?;
         self.device = stat.st_dev;
-        let found = Found {
-            path: Vec::new(),
-            parent: fd,
-            stat,
-        };
+        let found = Found { path: Vec::new(), parent: fd, stat };
         self.enter = Some(found.clone());
         Ok(Step::Found(found))
     }
@@ -165,10 +157,7 @@ impl Walk {
         if self.mounts == Mounts::StayOut && found.stat.st_dev != self.device {
             return Some(Step::OtherFilesystem { path });
         }
-        let listed = self
-            .stack
-            .open(&path, Missing::Fail)
-            .and_then(|fd| list_settled(&fd));
+        let listed = self.stack.open(&path, Missing::Fail).and_then(|fd| list_settled(&fd));
         match listed {
             Ok(names) => {
                 let names = names.into_iter();

@@ -135,10 +135,7 @@ impl Receiving<'_> {
 
     /// Before version 15: COPY number n belongs to row n of the tablespaces, the one after the last is the manifest.
     async fn open_copy(&mut self) -> Result<()> {
-        let spaces = self
-            .results
-            .get(1)
-            .ok_or_else(|| malformed("data before the tablespaces"))?;
+        let spaces = self.results.get(1).ok_or_else(|| malformed("data before the tablespaces"))?;
         let artifact = match spaces.get(self.copies) {
             Some(row) if row.first().is_none_or(String::is_empty) => BASE_ARTIFACT.to_owned(),
             Some(row) => archive_artifact(&format!("{}.tar", row[0]))?,
@@ -163,9 +160,7 @@ impl Receiving<'_> {
     fn expect_total(&self) {
         let spaces = self.results.get(1).map(Vec::as_slice).unwrap_or_default();
         let kilobytes = |row: &AnswerRow| row.get(2).and_then(|k| k.parse::<u64>().ok()).unwrap_or(0);
-        self.job
-            .progress()
-            .set_total(spaces.iter().map(kilobytes).sum::<u64>() * 1024);
+        self.job.progress().set_total(spaces.iter().map(kilobytes).sum::<u64>() * 1024);
     }
 
     async fn store(&mut self, bytes: Bytes) -> Result<()> {
@@ -173,10 +168,7 @@ impl Receiving<'_> {
             counter.feed(&bytes);
         }
         self.job.progress().advance(bytes.len() as u64);
-        let open = self
-            .open
-            .as_mut()
-            .ok_or_else(|| malformed("data without a name"))?;
+        let open = self.open.as_mut().ok_or_else(|| malformed("data without a name"))?;
         let write = open.write(bytes);
         self.job.run("store base backup", write).await
     }
@@ -216,10 +208,7 @@ impl Receiving<'_> {
                 .hint("take the backup again"));
         }
         let mut tablespaces = Vec::new();
-        for row in spaces
-            .iter()
-            .filter(|row| row.first().is_some_and(|oid| !oid.is_empty()))
-        {
+        for row in spaces.iter().filter(|row| row.first().is_some_and(|oid| !oid.is_empty())) {
             tablespaces.push(Tablespace {
                 oid: number(row[0].clone())?,
                 location: row.get(1).cloned().unwrap_or_default(),
@@ -247,8 +236,7 @@ fn archive_artifact(name: &str) -> Result<String> {
         return Ok(name.to_owned());
     }
     let oid = name.strip_suffix(".tar").and_then(|oid| oid.parse::<u32>().ok());
-    oid.map(Tablespace::artifact)
-        .ok_or_else(|| malformed("an archive of unknown name"))
+    oid.map(Tablespace::artifact).ok_or_else(|| malformed("an archive of unknown name"))
 }
 
 fn malformed(what: &str) -> Error {
@@ -289,10 +277,7 @@ impl ManifestCounter {
 
     fn finish(mut self) -> ManifestSummary {
         self.end_line();
-        ManifestSummary {
-            files: self.files,
-            sha256: hex::encode(self.hasher.finalize()),
-        }
+        ManifestSummary { files: self.files, sha256: hex::encode(self.hasher.finalize()) }
     }
 }
 

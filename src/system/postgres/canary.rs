@@ -28,19 +28,13 @@ const WRITE: &str = "WITH old AS (DELETE FROM lifeboat.canary WHERE seq <= $1::i
 const EXISTS: &str = "SELECT to_regclass('lifeboat.canary') IS NOT NULL";
 
 async fn exists(client: &Client, job: &JobContext) -> Result<bool> {
-    Ok(client
-        .row(job, "look for heartbeat table", EXISTS, &[])
-        .await?
-        .get(0))
+    Ok(client.row(job, "look for heartbeat table", EXISTS, &[]).await?.get(0))
 }
 
 #[async_trait]
 impl Canary for Postgres {
     async fn write(&self, record: &CanaryRecord, job: &JobContext) -> Result<()> {
-        let client = self
-            .connector
-            .connect(&Place::Production, &self.settings.database, job)
-            .await?;
+        let client = self.connector.connect(&Place::Production, &self.settings.database, job).await?;
         let op = "write heartbeat";
         if !exists(&client, job).await? {
             client.execute_all(job, op, CREATE).await.map_err(|e| {
@@ -50,22 +44,11 @@ impl Canary for Postgres {
         let number = |n: u64| i64::try_from(n).map_err(|e| Error::bug(op).because(e));
         let (seq, kept) = (number(record.seq)?, number(CANARIES_KEPT as u64)?);
         client.execute_all(job, op, "SET synchronous_commit = on").await?;
-        client
-            .rows(
-                job,
-                op,
-                WRITE,
-                &[&seq, &record.utc.to_rfc3339(), &record.mac, &kept],
-            )
-            .await
-            .map(drop)
+        client.rows(job, op, WRITE, &[&seq, &record.utc.to_rfc3339(), &record.mac, &kept]).await.map(drop)
     }
 
     async fn read(&self, place: &Place, job: &JobContext) -> Result<Vec<CanaryRecord>> {
-        let client = self
-            .connector
-            .connect(place, &self.settings.database, job)
-            .await?;
+        let client = self.connector.connect(place, &self.settings.database, job).await?;
         if !exists(&client, job).await? {
             return Ok(Vec::new());
         }
@@ -74,9 +57,7 @@ impl Canary for Postgres {
         for row in client.rows(job, "read heartbeats", sql, &[]).await? {
             let utc: &str = row.get(1);
             let utc: Timestamp = utc.parse().map_err(|e: chrono::ParseError| {
-                Error::new(ErrorKind::Corrupt, "read heartbeat")
-                    .with("utc", utc)
-                    .because(e)
+                Error::new(ErrorKind::Corrupt, "read heartbeat").with("utc", utc).because(e)
             })?;
             records.push(CanaryRecord {
                 seq: u64::try_from(row.get::<_, i64>(0)).unwrap_or(0),
@@ -97,9 +78,7 @@ impl Queries for Postgres {
         let database = database.unwrap_or_else(|| self.settings.database.clone());
         let client = self.connector.connect(place, &database, job).await?;
         let op = "ask";
-        client
-            .execute_all(job, op, "SET default_transaction_read_only = on")
-            .await?;
+        client.execute_all(job, op, "SET default_transaction_read_only = on").await?;
         let answer = client.text(job, op, sql).await?;
         answer.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, op)
@@ -143,10 +122,7 @@ mod tests {
     #[test]
     fn a_query_may_name_its_database() {
         assert_eq!(split_database("SELECT 1").unwrap(), (None, "SELECT 1"));
-        assert_eq!(
-            split_database("@shop SELECT 1").unwrap(),
-            (Some("shop".to_owned()), "SELECT 1")
-        );
+        assert_eq!(split_database("@shop SELECT 1").unwrap(), (Some("shop".to_owned()), "SELECT 1"));
         let (name, sql) = split_database("@\"a \"\"b\" SELECT 1").unwrap();
         assert_eq!((name.unwrap().as_str(), sql.trim()), ("a \"b", "SELECT 1"));
         assert!(split_database("@shop").is_err());

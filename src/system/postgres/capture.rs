@@ -48,10 +48,7 @@ impl Physical<'_> {
         if base.timeline != server.shape.timeline {
             return Err(changed("its timeline changed"));
         }
-        let listed = base
-            .tablespaces
-            .iter()
-            .map(|t| (t.oid.to_string(), t.location.clone()));
+        let listed = base.tablespaces.iter().map(|t| (t.oid.to_string(), t.location.clone()));
         if before != listed.collect() {
             return Err(changed("a tablespace was created or dropped"));
         }
@@ -62,13 +59,8 @@ impl Physical<'_> {
         let mut notes = plan.notes.clone();
         notes.extend(notes::about(self.connector, &server.control, job).await?);
         let files = files_fingerprint(&base);
-        let capture = Capture {
-            server,
-            wal_from: base.start,
-            not_before: base.end,
-            start: None,
-            tablespaces: before,
-        };
+        let capture =
+            Capture { server, wal_from: base.start, not_before: base.end, start: None, tablespaces: before };
         self.finish(capture, files, notes, sink, job).await
     }
 
@@ -84,9 +76,7 @@ impl Physical<'_> {
         let same = detail.system_identifier == server.identity.system_identifier
             && detail.timeline == server.identity.timeline;
         if !same {
-            return Err(changed(
-                "it is another server or another timeline than when this was planned",
-            ));
+            return Err(changed("it is another server or another timeline than when this was planned"));
         }
         let from: Lsn = parent.captured.position.end.parse()?;
         // what the files of the base looked like still holds: they are where a restore begins
@@ -218,10 +208,7 @@ fn files_fingerprint(base: &Base) -> Fingerprint {
     let Some(manifest) = &base.manifest else {
         return Fingerprint::default();
     };
-    let digest = Digest {
-        count: manifest.files,
-        hash: manifest.sha256.clone(),
-    };
+    let digest = Digest { count: manifest.files, hash: manifest.sha256.clone() };
     Fingerprint {
         algorithm: FILES_ALGORITHM.to_owned(),
         unit: "files".to_owned(),

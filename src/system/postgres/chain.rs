@@ -29,11 +29,8 @@ impl<'a> Chain<'a> {
             return Err(Error::bug("restore an empty chain of backups"));
         };
         if base.kind != BackupKind::Full {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "restore a chain that begins without a full backup",
-            )
-            .with("first", &base.id));
+            return Err(Error::new(ErrorKind::Conflict, "restore a chain that begins without a full backup")
+                .with("first", &base.id));
         }
         let detail = Detail::of(base)?;
         for pair in chain.windows(2) {
@@ -56,30 +53,18 @@ impl<'a> Chain<'a> {
                 return Err(missing(last, &format!("WAL segment {name}")));
             }
         }
-        let spaces = detail
-            .tablespaces
-            .keys()
-            .map(|oid| format!("tablespace/{oid}.tar"));
+        let spaces = detail.tablespaces.keys().map(|oid| format!("tablespace/{oid}.tar"));
         for name in spaces.chain([BASE_ARTIFACT.to_owned()]) {
             if !base.artifacts.iter().any(|a| a.name.as_str() == name) {
                 return Err(missing(base, &name));
             }
         }
-        Ok(Self {
-            base,
-            detail,
-            target: last.captured.position.end.parse()?,
-            wal,
-        })
+        Ok(Self { base, detail, target: last.captured.position.end.parse()?, wal })
     }
 
     /// Raw bytes that a restore writes.
     pub fn bytes(&self) -> u64 {
-        let base = self
-            .base
-            .artifacts
-            .iter()
-            .filter(|a| !a.name.as_str().starts_with("wal/"));
+        let base = self.base.artifacts.iter().filter(|a| !a.name.as_str().starts_with("wal/"));
         let wal = self.wal.values().map(|(_, artifact)| *artifact);
         base.chain(wal).map(|a| a.raw_bytes).sum()
     }

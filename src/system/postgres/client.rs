@@ -64,9 +64,7 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client")
-            .field("version", &self.version)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
@@ -100,11 +98,9 @@ impl Connector {
                 port: self.settings.port,
                 trusted: Trusted::Configured,
             }),
-            Place::Server(server) => Ok(Address {
-                host: server.host.clone(),
-                port: server.port,
-                trusted: Trusted::Sandbox,
-            }),
+            Place::Server(server) => {
+                Ok(Address { host: server.host.clone(), port: server.port, trusted: Trusted::Sandbox })
+            }
             Place::Directory { path } => {
                 Err(Error::bug("connect to plain files").with("path", path.display()))
             }
@@ -124,18 +120,12 @@ impl Connector {
         let limited = job.child(CONNECT_WAIT_MAX);
         let opened = match tls {
             None => limited.run("connect", open(&config, NoTls, job)).await,
-            Some(tls) => {
-                limited
-                    .run("connect", open(&config, MakeRustlsConnect::new(tls), job))
-                    .await
-            }
+            Some(tls) => limited.run("connect", open(&config, MakeRustlsConnect::new(tls), job)).await,
         };
         let client = opened.map_err(|e| self.explain(e, &address, database, job))?;
         if client.version >= 170_000 {
             // known since 17 only, so it cannot stand in the startup packet
-            client
-                .execute_all(job, "set session limits", "SET transaction_timeout = 0")
-                .await?;
+            client.execute_all(job, "set session limits", "SET transaction_timeout = 0").await?;
         }
         Ok(client)
     }
@@ -151,10 +141,7 @@ impl Connector {
         let Some(user) = client.text(job, "find superuser", sql).await? else {
             return Ok(self.clone());
         };
-        let settings = Settings {
-            user,
-            ..(*self.settings).clone()
-        };
+        let settings = Settings { user, ..(*self.settings).clone() };
         Ok(Self::new(Arc::new(settings)))
     }
 
@@ -175,11 +162,7 @@ impl Connector {
             .keepalives_idle(Duration::from_secs(60));
         let encrypted =
             address.trusted == Trusted::Configured && self.settings.tls != super::settings::Tls::Off;
-        config.ssl_mode(if encrypted {
-            SslMode::Require
-        } else {
-            SslMode::Disable
-        });
+        config.ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable });
         if let (Trusted::Configured, Some(password)) = (address.trusted, &self.settings.password) {
             config.password(password.read()?.expose());
         }
@@ -188,16 +171,9 @@ impl Connector {
 
     fn explain(&self, error: Error, address: &Address, database: &str, job: &JobContext) -> Error {
         let timed_out = error.kind() == ErrorKind::DeadlineExceeded && job.check("connect").is_ok();
-        let kind = if timed_out {
-            ErrorKind::Unreachable
-        } else {
-            error.kind()
-        };
-        let retry = if kind == ErrorKind::Unreachable {
-            Retry::Later
-        } else {
-            error.retry()
-        };
+        let kind = if timed_out { ErrorKind::Unreachable } else { error.kind() };
+        let retry = if kind == ErrorKind::Unreachable { Retry::Later } else { error.retry() };
+        let advised = error.advice().is_some();
         let wrapped = Error::new(kind, "connect to PostgreSQL")
             .with("host", &address.host)
             .with("port", address.port)
@@ -205,7 +181,7 @@ impl Connector {
             .with("database", database)
             .because(error)
             .retry_as(retry);
-        if kind == ErrorKind::Unreachable {
+        if kind == ErrorKind::Unreachable && !advised {
             return wrapped.hint("is the server running, and are host and port right?");
         }
         wrapped
@@ -221,10 +197,7 @@ impl Connector {
             ("PGUSER".to_owned(), self.settings.user.clone()),
             ("PGDATABASE".to_owned(), database.to_owned()),
             ("PGAPPNAME".to_owned(), APPLICATION_NAME.to_owned()),
-            (
-                "PGCONNECT_TIMEOUT".to_owned(),
-                CONNECT_WAIT_MAX.as_secs().to_string(),
-            ),
+            ("PGCONNECT_TIMEOUT".to_owned(), CONNECT_WAIT_MAX.as_secs().to_string()),
             ("PGCLIENTENCODING".to_owned(), "UTF8".to_owned()),
             ("PGOPTIONS".to_owned(), SESSION_OPTIONS.to_owned()),
             // never a file of the account that happens to run us
@@ -260,14 +233,8 @@ where
     T::Stream: Send + 'static,
     <T::TlsConnect as tokio_postgres::tls::TlsConnect<tokio_postgres::Socket>>::Future: Send,
 {
-    let (inner, connection) = config
-        .connect(tls)
-        .await
-        .map_err(|e| server_error("open connection", e))?;
-    let version_text = connection
-        .parameter("server_version")
-        .unwrap_or_default()
-        .to_owned();
+    let (inner, connection) = config.connect(tls).await.map_err(|e| server_error("open connection", e))?;
+    let version_text = connection.parameter("server_version").unwrap_or_default().to_owned();
     let task = job.workers().spawn("PostgreSQL connection", async move {
         if let Err(error) = connection.await {
             // whoever uses the connection gets the error; this is only for reading along
@@ -275,28 +242,15 @@ where
         }
         Ok(())
     });
-    Ok(Client {
-        inner,
-        version: version_number(&version_text),
-        version_text,
-        _connection: task,
-    })
+    Ok(Client { inner, version: version_number(&version_text), version_text, _connection: task })
 }
 
 /// `15.18 (Debian ..)` gives 150018; `16beta1` gives 160000. 0 when it is no version.
 pub fn version_number(text: &str) -> u32 {
-    let mut numbers = text
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|n| n.parse::<u32>().unwrap_or(0));
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let major = numbers.next().unwrap_or(0);
-    let minor_is_release = text
-        .trim_start_matches(|c: char| c.is_ascii_digit())
-        .starts_with('.');
-    let minor = if minor_is_release {
-        numbers.next().unwrap_or(0)
-    } else {
-        0
-    };
+    let minor_is_release = text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('.');
+    let minor = if minor_is_release { numbers.next().unwrap_or(0) } else { 0 };
     major * 10_000 + minor.min(9_999)
 }
 
@@ -322,12 +276,7 @@ impl Client {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        let query = async {
-            self.inner
-                .query(sql, params)
-                .await
-                .map_err(|e| server_error(op, e))
-        };
+        let query = async { self.inner.query(sql, params).await.map_err(|e| server_error(op, e)) };
         job.run(op, query).await
     }
 
@@ -348,23 +297,13 @@ impl Client {
 
     /// Several statements without parameters; answers are dropped.
     pub async fn execute_all(&self, job: &JobContext, op: &'static str, sql: &str) -> Result<()> {
-        let work = async {
-            self.inner
-                .batch_execute(sql)
-                .await
-                .map_err(|e| server_error(op, e))
-        };
+        let work = async { self.inner.batch_execute(sql).await.map_err(|e| server_error(op, e)) };
         job.run(op, work).await
     }
 
     /// First column of the first row, as text; `None` for no row or NULL. For queries that people wrote.
     pub async fn text(&self, job: &JobContext, op: &'static str, sql: &str) -> Result<Option<String>> {
-        let work = async {
-            self.inner
-                .simple_query(sql)
-                .await
-                .map_err(|e| server_error(op, e))
-        };
+        let work = async { self.inner.simple_query(sql).await.map_err(|e| server_error(op, e)) };
         let messages = job.run(op, work).await?;
         let first = messages.into_iter().find_map(|m| {
             if let tokio_postgres::SimpleQueryMessage::Row(row) = m {
@@ -378,10 +317,7 @@ impl Client {
 
 /// First file with what `path` should hold, as trimmed text.
 pub fn read_trimmed(path: &std::path::Path) -> Result<String> {
-    Ok(std::fs::read_to_string(path)
-        .or_io("read file", path)?
-        .trim()
-        .to_owned())
+    Ok(std::fs::read_to_string(path).or_io("read file", path)?.trim().to_owned())
 }
 
 #[cfg(test)]

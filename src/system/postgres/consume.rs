@@ -87,12 +87,7 @@ impl Consume for WholeFile {
 /// Writes `stream` to a new file; anything but `bytes` bytes is `Corrupt`.
 pub async fn store(stream: ByteStream, path: PathBuf, bytes: u64, job: &JobContext) -> Result<()> {
     let file = NewFile::create(&path, bytes)?;
-    let whole = WholeFile {
-        file,
-        path,
-        left: bytes,
-        block: Block::default(),
-    };
+    let whole = WholeFile { file, path, left: bytes, block: Block::default() };
     consume(stream, whole, job).await
 }
 

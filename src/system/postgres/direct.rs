@@ -30,11 +30,7 @@ impl Default for Block {
     fn default() -> Self {
         let room = vec![0; BLOCK_BYTES + ALIGNMENT_BYTES];
         let start = room.as_ptr().align_offset(ALIGNMENT_BYTES).min(ALIGNMENT_BYTES);
-        Self {
-            room,
-            start,
-            filled: 0,
-        }
+        Self { room, start, filled: 0 }
     }
 }
 
@@ -78,11 +74,7 @@ impl NewFile {
         if bytes_expected >= DIRECT_BYTES_MIN
             && let Ok(file) = open(path, OFlags::DIRECT | OFlags::NOFOLLOW)
         {
-            return Ok(Self {
-                file,
-                path: path.to_owned(),
-                way: Way::Direct,
-            });
+            return Ok(Self { file, path: path.to_owned(), way: Way::Direct });
         }
         // a file system that refuses direct writes may have created the file before it refused
         let file = match open(path, OFlags::NOFOLLOW) {
@@ -95,11 +87,7 @@ impl NewFile {
             }
             other => other,
         };
-        Ok(Self {
-            file: file.or_io("create file", path)?,
-            path: path.to_owned(),
-            way: Way::Cached,
-        })
+        Ok(Self { file: file.or_io("create file", path)?, path: path.to_owned(), way: Way::Cached })
     }
 
     pub fn write(&mut self, mut bytes: &[u8], block: &mut Block) -> Result<()> {
@@ -134,9 +122,7 @@ impl NewFile {
 
     fn go_cached(&mut self) -> Result<()> {
         let io = |e: rustix::io::Errno| std::io::Error::from(e);
-        let flags = rustix::fs::fcntl_getfl(&self.file)
-            .map_err(io)
-            .or_io("write file", &self.path)?;
+        let flags = rustix::fs::fcntl_getfl(&self.file).map_err(io).or_io("write file", &self.path)?;
         rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT)
             .map_err(io)
             .or_io("write file", &self.path)?;

@@ -51,23 +51,17 @@ impl Work<'_> {
     pub fn spaces(&self) -> Result<BTreeMap<u32, Space>> {
         let mut spaces = BTreeMap::new();
         for (oid, location) in &self.chain.detail.tablespaces {
-            let number: u32 = oid.parse().map_err(|e| {
-                Error::new(ErrorKind::Corrupt, "read tablespace")
-                    .with("oid", oid)
-                    .because(e)
-            })?;
+            let number: u32 = oid
+                .parse()
+                .map_err(|e| Error::new(ErrorKind::Corrupt, "read tablespace").with("oid", oid).because(e))?;
             let space = match self.target.kind {
-                TargetKind::Directory => Space {
-                    root: self.staging.join("pg_tblspc").join(oid),
-                    location: None,
-                },
+                TargetKind::Directory => {
+                    Space { root: self.staging.join("pg_tblspc").join(oid), location: None }
+                }
                 TargetKind::Production => {
                     let location = PathBuf::from(location);
                     let staging = self.staging.file_name().unwrap_or_default();
-                    Space {
-                        root: location.join(staging),
-                        location: Some(location),
-                    }
+                    Space { root: location.join(staging), location: Some(location) }
                 }
             };
             spaces.insert(number, space);
@@ -80,9 +74,8 @@ impl Work<'_> {
         self.job.progress().set_phase("base backup");
         let listing = self.listing().await?;
         let expected = listing.as_ref().map(unpack::expected);
-        let mut files = self
-            .archive(BASE_ARTIFACT, self.staging.to_owned(), PathBuf::new(), &expected)
-            .await?;
+        let mut files =
+            self.archive(BASE_ARTIFACT, self.staging.to_owned(), PathBuf::new(), &expected).await?;
         for (oid, space) in spaces {
             let root = space.root.clone();
             self.job
@@ -92,9 +85,7 @@ impl Work<'_> {
                 })
                 .await?;
             let below = Path::new("pg_tblspc").join(oid.to_string());
-            files += self
-                .archive(&Tablespace::artifact(*oid), space.root.clone(), below, &expected)
-                .await?;
+            files += self.archive(&Tablespace::artifact(*oid), space.root.clone(), below, &expected).await?;
         }
         if let Some(expected) = expected {
             let left = expected.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,11 +110,7 @@ impl Work<'_> {
         let name = self.chain.artifact(MANIFEST_ARTIFACT)?;
         let mut stream = self.source.open(&self.chain.base.id, &name, self.job).await?;
         let mut text = BytesMut::new();
-        while let Some(chunk) = self
-            .job
-            .run("read listing", async { stream.try_next().await })
-            .await?
-        {
+        while let Some(chunk) = self.job.run("read listing", async { stream.try_next().await }).await? {
             text.extend_from_slice(&chunk);
             if text.len() > LISTING_BYTES_MAX {
                 return Err(
@@ -150,11 +137,7 @@ impl Work<'_> {
     ) -> Result<u64> {
         let name = self.chain.artifact(artifact)?;
         let stream = self.source.open(&self.chain.base.id, &name, self.job).await?;
-        let archive = Archive {
-            root,
-            listed_below,
-            expected: expected.clone(),
-        };
+        let archive = Archive { root, listed_below, expected: expected.clone() };
         Ok(unpack::unpack(stream, archive, self.job).await?.files)
     }
 
@@ -162,13 +145,9 @@ impl Work<'_> {
         let dir = self.staging.join("pg_wal");
         make_dir(&dir)?;
         let all = self.chain.wal.iter();
-        let fetches: Vec<_> = all
-            .map(|(name, (manifest, artifact))| self.segment(&dir, name, manifest, artifact))
-            .collect();
-        futures_util::stream::iter(fetches)
-            .buffer_unordered(SEGMENTS_AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        let fetches: Vec<_> =
+            all.map(|(name, (manifest, artifact))| self.segment(&dir, name, manifest, artifact)).collect();
+        futures_util::stream::iter(fetches).buffer_unordered(SEGMENTS_AT_ONCE).try_collect::<()>().await?;
         Ok(self.chain.wal.len() as u64)
     }
 
@@ -195,11 +174,8 @@ impl Work<'_> {
                 other => other.or_io("read configuration", &auto)?,
             };
             // a setting of an earlier restore of the same data would be a second target
-            let kept: String = before
-                .lines()
-                .filter(|l| !is_recovery_line(l))
-                .map(|l| format!("{l}\n"))
-                .collect();
+            let kept: String =
+                before.lines().filter(|l| !is_recovery_line(l)).map(|l| format!("{l}\n")).collect();
             write_file(&auto, (kept + &settings).as_bytes())?;
             write_file(&staging.join("recovery.signal"), b"")?;
             for (oid, space) in &spaces {
@@ -208,18 +184,13 @@ impl Work<'_> {
                     std::os::unix::fs::symlink(location, &link).or_io("link tablespace", &link)?;
                 }
             }
-            let roots = spaces
-                .values()
-                .filter(|s| s.is_staged())
-                .map(|s| s.root.as_path());
+            let roots = spaces.values().filter(|s| s.is_staged()).map(|s| s.root.as_path());
             for root in roots.chain([staging.as_path()]) {
                 if let Some(owner) = &owner {
                     owner.own_tree(root)?;
                 }
                 let dir = std::fs::File::open(root).or_io("open directory", root)?;
-                rustix::fs::syncfs(&dir)
-                    .map_err(std::io::Error::from)
-                    .or_io("sync file system", root)?;
+                rustix::fs::syncfs(&dir).map_err(std::io::Error::from).or_io("sync file system", root)?;
             }
             Ok(())
         };
@@ -248,11 +219,7 @@ impl Work<'_> {
             14 => 140_005,
             _ => 150_000,
         };
-        if version >= first {
-            "allow_in_place_tablespaces = on\n"
-        } else {
-            ""
-        }
+        if version >= first { "allow_in_place_tablespaces = on\n" } else { "" }
     }
 
     /// Puts everything in place: tablespaces first, so that no server can start on half of it.
@@ -282,20 +249,13 @@ impl Work<'_> {
             }
             Ok(notes)
         };
-        self.job
-            .workers()
-            .block("put restored files in place", commit)
-            .await
+        self.job.workers().block("put restored files in place", commit).await
     }
 }
 
 /// Moves what was staged inside `location` up into it; what was there under the same name is kept aside.
 fn place_tablespace(staged: &Path, location: &Path, notes: &mut Vec<String>) -> Result<()> {
-    let staged_name = staged
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let staged_name = staged.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for entry in std::fs::read_dir(staged).or_io("list tablespace", staged)? {
         let name = entry.or_io("list tablespace", staged)?.file_name();
         let (from, to) = (staged.join(&name), location.join(&name));
@@ -307,10 +267,7 @@ fn place_tablespace(staged: &Path, location: &Path, notes: &mut Vec<String>) -> 
             } else {
                 std::fs::rename(&to, &old).or_io("move old tablespace aside", &to)?;
             }
-            notes.push(format!(
-                "old files of a tablespace were kept as {}",
-                old.display()
-            ));
+            notes.push(format!("old files of a tablespace were kept as {}", old.display()));
         }
         std::fs::rename(&from, &to).or_io("put tablespace in place", &to)?;
     }

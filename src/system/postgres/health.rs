@@ -15,10 +15,7 @@ const SLOT_BYTES_NOTED: u64 = 1 << 30;
 
 pub async fn probe(connector: &Connector, system: &SystemName, job: &JobContext) -> Result<Health> {
     let settings = connector.settings();
-    let client = match connector
-        .connect(&Place::Production, &settings.database, job)
-        .await
-    {
+    let client = match connector.connect(&Place::Production, &settings.database, job).await {
         Ok(client) => client,
         Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
         Err(error) => {
@@ -40,28 +37,15 @@ pub async fn probe(connector: &Connector, system: &SystemName, job: &JobContext)
     if settings.method == Method::Physical {
         physical(&client, settings.wal, system, &mut obstacles, &mut findings, job).await?;
     }
-    let checksums = client
-        .text(job, "read data_checksums", "SHOW data_checksums")
-        .await?;
+    let checksums = client.text(job, "read data_checksums", "SHOW data_checksums").await?;
     if checksums.as_deref() == Some("off") {
         findings.push("data_checksums is off: damage on disk can go unnoticed into backups".to_owned());
     }
-    let state = if obstacles.is_empty() {
-        HealthState::Healthy
-    } else {
-        HealthState::Degraded
-    };
-    let summary = obstacles
-        .first()
-        .cloned()
-        .unwrap_or_else(|| format!("PostgreSQL {}", client.version_text()));
+    let state = if obstacles.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
+    let summary =
+        obstacles.first().cloned().unwrap_or_else(|| format!("PostgreSQL {}", client.version_text()));
     obstacles.append(&mut findings);
-    Ok(Health {
-        state,
-        version: Some(client.version_text().to_owned()),
-        summary,
-        findings: obstacles,
-    })
+    Ok(Health { state, version: Some(client.version_text().to_owned()), summary, findings: obstacles })
 }
 
 const STATE: &str = "SELECT pg_is_in_recovery(), current_setting('wal_level'), \
@@ -103,9 +87,7 @@ async fn physical(
             obstacles.push("no replication slot is free: raise max_replication_slots".to_owned());
         }
         Some(slot) if slot.is_lost() => {
-            findings.push(format!(
-                "slot {slot_name} has lost WAL: the next backup will be a full one"
-            ));
+            findings.push(format!("slot {slot_name} has lost WAL: the next backup will be a full one"));
         }
         Some(slot) if slot.kept_bytes > SLOT_BYTES_NOTED => findings.push(format!(
             "slot {slot_name} keeps {} MiB of WAL on the server: take backups more often, or drop the slot",

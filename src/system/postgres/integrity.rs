@@ -26,9 +26,7 @@ pub async fn check(
     found: &mut Verification,
     job: &JobContext,
 ) -> Result<()> {
-    let control = connector
-        .connect(place, &connector.settings().database, job)
-        .await?;
+    let control = connector.connect(place, &connector.settings().database, job).await?;
     for database in databases_to_read(&control, job).await? {
         let name = format!("integrity of {} (amcheck)", quote_ident(&database));
         let result = async {
@@ -64,10 +62,7 @@ async fn check_database(client: &Client, job: &JobContext) -> Result<Outcome> {
         Err(e) if is_inability(&e) => return Ok(Outcome::Unable(e.to_string())),
         other => other?,
     }
-    let schema: String = client
-        .row(job, "prepare integrity check", SCHEMA, &[])
-        .await?
-        .get(0);
+    let schema: String = client.row(job, "prepare integrity check", SCHEMA, &[]).await?.get(0);
     let schema = quote_ident(&schema);
     let mut relations = 0;
     if client.major() >= HEAP_CHECK_SINCE {
@@ -81,24 +76,15 @@ async fn check_database(client: &Client, job: &JobContext) -> Result<Outcome> {
                 .await
                 .map_err(|e| e.during(format!("check {table}")))?;
             if let Some(row) = rows.first() {
-                return Ok(Outcome::Damaged(format!(
-                    "{table}, block {}",
-                    row.get::<_, &str>(0)
-                )));
+                return Ok(Outcome::Damaged(format!("{table}, block {}", row.get::<_, &str>(0))));
             }
             relations += 1;
             job.progress().beat();
         }
     }
     for index in names(client, INDEXES, job).await? {
-        let sql = format!(
-            "SELECT {schema}.bt_index_check({}::regclass)",
-            quote_literal(&index)
-        );
-        client
-            .execute_all(job, "check index", &sql)
-            .await
-            .map_err(|e| e.during(format!("check {index}")))?;
+        let sql = format!("SELECT {schema}.bt_index_check({}::regclass)", quote_literal(&index));
+        client.execute_all(job, "check index", &sql).await.map_err(|e| e.during(format!("check {index}")))?;
         relations += 1;
         job.progress().beat();
     }
@@ -108,10 +94,7 @@ async fn check_database(client: &Client, job: &JobContext) -> Result<Outcome> {
 
 /// Missing rights or a missing extension say nothing about the data.
 fn is_inability(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Denied | ErrorKind::Unsupported | ErrorKind::NotFound
-    )
+    matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported | ErrorKind::NotFound)
 }
 
 const TABLES: &str = "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam \

@@ -65,10 +65,7 @@ impl Listing {
             {
                 return Err(refuse(format!("no SHA-256 of {}", path.to_string_lossy())));
             }
-            let listed = Listed {
-                bytes: file.size,
-                sha256,
-            };
+            let listed = Listed { bytes: file.size, sha256 };
             if files.insert(PathBuf::from(path), listed).is_some() {
                 return Err(refuse("a file listed twice".to_owned()));
             }

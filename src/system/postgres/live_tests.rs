@@ -35,18 +35,12 @@ fn engine(settings: Settings) -> Postgres {
 }
 
 fn at(port: u16) -> Settings {
-    Settings {
-        port,
-        row_fingerprint: true,
-        ..Settings::default()
-    }
+    Settings { port, row_fingerprint: true, ..Settings::default() }
 }
 
 async fn start() -> (TestServer, Postgres, JobContext) {
     let job = JobContext::plain();
-    let server = TestServer::start(&engine(Settings::default()), |_| Ok(()), &job)
-        .await
-        .unwrap();
+    let server = TestServer::start(&engine(Settings::default()), |_| Ok(()), &job).await.unwrap();
     let system = engine(at(server.place.port));
     (server, system, job)
 }
@@ -91,10 +85,7 @@ async fn restore(
 }
 
 fn home() -> tempfile::TempDir {
-    let home = tempfile::Builder::new()
-        .prefix("lifeboat-test-")
-        .tempdir()
-        .unwrap();
+    let home = tempfile::Builder::new().prefix("lifeboat-test-").tempdir().unwrap();
     if let Some(account) = Account::for_servers("nobody").unwrap() {
         account.own_tree(home.path()).unwrap();
     }
@@ -116,25 +107,14 @@ async fn start_on(
     }
     let program = system.server(&dir, port)?.unwrap().account(account);
     let child = program.start_logged(&home.path().join("server.log"))?;
-    let place = Place::Server(ServerPlace {
-        host: "127.0.0.1".to_owned(),
-        port,
-        dir,
-    });
+    let place = Place::Server(ServerPlace { host: "127.0.0.1".to_owned(), port, dir });
     system.ready(&place, job).await?;
-    Ok(Copy {
-        place,
-        restored,
-        _child: child,
-        home,
-    })
+    Ok(Copy { place, restored, _child: child, home })
 }
 
 async fn bring_up(system: &Postgres, chain: &[Manifest], source: &MemoryBackups, job: &JobContext) -> Copy {
     let home = home();
-    let restored = restore(system, chain, &home.path().join("data"), source, job)
-        .await
-        .unwrap();
+    let restored = restore(system, chain, &home.path().join("data"), source, job).await.unwrap();
     start_on(system, home, restored, job).await.unwrap()
 }
 

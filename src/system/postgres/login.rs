@@ -19,34 +19,32 @@ use crate::runtime::JobContext;
 /// Streaming waits for the sink now and then; the server must not take that for a dead client.
 const STARTUP_OPTIONS: &str = "-c statement_timeout=0 -c wal_sender_timeout=300000";
 
+const OPEN_TLS: &str = "open TLS";
+
 impl Replication {
     /// Connects to production, logs in and asks for nothing yet.
     pub async fn open(connector: &Connector, job: &JobContext) -> Result<Self> {
         let limited = job.child(CONNECT_WAIT_MAX);
         let address = connector.address(&Place::Production)?;
-        let result = limited
-            .run("open replication connection", dial(connector, &limited))
-            .await;
+        let result = limited.run("open replication connection", dial(connector, &limited)).await;
         result.map_err(|e| {
             let late = e.kind() == ErrorKind::DeadlineExceeded && job.check("connect").is_ok();
-            let (kind, retry) = if late {
-                (ErrorKind::Unreachable, Retry::Later)
-            } else {
-                (e.kind(), e.retry())
-            };
+            let (kind, retry) =
+                if late { (ErrorKind::Unreachable, Retry::Later) } else { (e.kind(), e.retry()) };
             let hint = if kind == ErrorKind::Unreachable {
                 "is the server running, and are host and port right?"
             } else {
                 "the user needs the REPLICATION attribute, its right password, \
                  and a line for database \"replication\" in pg_hba.conf"
             };
-            Error::new(kind, "connect to PostgreSQL for replication")
+            let advised = e.op() == OPEN_TLS;
+            let wrapped = Error::new(kind, "connect to PostgreSQL for replication")
                 .with("host", &address.host)
                 .with("port", address.port)
                 .with("user", &connector.settings().user)
                 .because(e)
-                .retry_as(retry)
-                .hint(hint)
+                .retry_as(retry);
+            if advised { wrapped } else { wrapped.hint(hint) }
         })
     }
 
@@ -81,11 +79,7 @@ impl Replication {
                 }
                 Message::AuthenticationMd5Password(body) => {
                     let password = password(connector)?;
-                    let hash = md5_hash(
-                        settings.user.as_bytes(),
-                        password.expose().as_bytes(),
-                        body.salt(),
-                    );
+                    let hash = md5_hash(settings.user.as_bytes(), password.expose().as_bytes(), body.salt());
                     frontend::password_message(hash.as_bytes(), &mut out).map_err(|e| broken("log in", e))?;
                 }
                 Message::AuthenticationSasl(body) => {
@@ -103,7 +97,9 @@ impl Replication {
                 _ => {
                     return Err(Error::new(ErrorKind::Unsupported, "log in")
                         .why("the server asks for a way of logging in that is not known here")
-                        .hint("use scram-sha-256, md5, password, cert-less trust or peer in pg_hba.conf"));
+                        .hint(
+                            "use scram-sha-256, md5, password, trust or peer for this user in pg_hba.conf",
+                        ));
                 }
             }
             self.put(job, &out).await?;
@@ -129,9 +125,7 @@ impl Replication {
             return Err(unexpected(op, "no proof"));
         };
         // the server proves here that it knows the password too
-        scram
-            .finish(body.data())
-            .map_err(|e| Error::new(ErrorKind::Denied, op).because(e))
+        scram.finish(body.data()).map_err(|e| Error::new(ErrorKind::Denied, op).because(e))
     }
 }
 
@@ -142,9 +136,7 @@ async fn dial(connector: &Connector, job: &JobContext) -> Result<Replication> {
         let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
         Box::new(UnixStream::connect(path).await.map_err(away)?)
     } else {
-        let tcp = TcpStream::connect((address.host.as_str(), address.port))
-            .await
-            .map_err(away)?;
+        let tcp = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(away)?;
         tcp.set_nodelay(true).map_err(away)?;
         match tls::client_config(connector.settings())? {
             None => Box::new(tcp),
@@ -157,7 +149,7 @@ async fn dial(connector: &Connector, job: &JobContext) -> Result<Replication> {
 }
 
 async fn encrypt(mut tcp: TcpStream, config: rustls::ClientConfig, host: &str) -> Result<Box<dyn Duplex>> {
-    let op = "open TLS";
+    let op = OPEN_TLS;
     let away = |e: std::io::Error| Error::new(ErrorKind::Unreachable, op).because(e);
     let mut out = BytesMut::new();
     frontend::ssl_request(&mut out);
@@ -174,7 +166,7 @@ async fn encrypt(mut tcp: TcpStream, config: rustls::ClientConfig, host: &str) -
     let stream = connector.connect(name, tcp).await.map_err(|e| {
         Error::new(ErrorKind::Denied, op)
             .because(e)
-            .hint("is the certificate right for this host?")
+            .hint("is the certificate valid for this host, and does ca_file name its authority?")
     })?;
     Ok(Box::new(stream))
 }

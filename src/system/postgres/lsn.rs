@@ -48,12 +48,7 @@ impl Segmentation {
     /// `000000010000000A000000FF`
     pub fn name(self, number: u64) -> String {
         let per_id = 0x1_0000_0000 / self.segment_bytes;
-        format!(
-            "{:08X}{:08X}{:08X}",
-            self.timeline,
-            number / per_id,
-            number % per_id
-        )
+        format!("{:08X}{:08X}{:08X}", self.timeline, number / per_id, number % per_id)
     }
 
     /// Segments that hold the bytes from `from` up to but not including `to`.
@@ -65,10 +60,7 @@ impl Segmentation {
 
 /// Is this the name of a WAL segment or of a timeline history file?
 pub fn is_wal_name(name: &str) -> bool {
-    let hex = |text: &str| {
-        text.bytes()
-            .all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
-    };
+    let hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
     match name.strip_suffix(".history") {
         Some(timeline) => timeline.len() == 8 && hex(timeline),
         None => name.len() == 24 && hex(name),
@@ -89,22 +81,10 @@ mod tests {
 
     #[test]
     fn segment_names_follow_the_segment_size() {
-        let s = Segmentation {
-            timeline: 1,
-            segment_bytes: 16 << 20,
-        };
-        assert_eq!(
-            s.name(s.number("1/4000060".parse().unwrap())),
-            "000000010000000100000004"
-        );
-        let big = Segmentation {
-            timeline: 2,
-            segment_bytes: 1 << 30,
-        };
-        assert_eq!(
-            big.name(big.number("1/4000060".parse().unwrap())),
-            "000000020000000100000000"
-        );
+        let s = Segmentation { timeline: 1, segment_bytes: 16 << 20 };
+        assert_eq!(s.name(s.number("1/4000060".parse().unwrap())), "000000010000000100000004");
+        let big = Segmentation { timeline: 2, segment_bytes: 1 << 30 };
+        assert_eq!(big.name(big.number("1/4000060".parse().unwrap())), "000000020000000100000000");
         let end = s.start(5);
         assert_eq!(s.covering(s.start(3), end).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(s.covering(end, end).collect::<Vec<_>>(), [5]);

@@ -73,29 +73,17 @@ impl Engine for Postgres {
 
     fn build(settings: Settings, deps: EngineDeps) -> Result<Self> {
         let settings = Arc::new(settings);
-        Ok(Self {
-            name: deps.name,
-            connector: Connector::new(settings.clone()),
-            settings,
-        })
+        Ok(Self { name: deps.name, connector: Connector::new(settings.clone()), settings })
     }
 }
 
 impl Postgres {
     fn logical(&self) -> Logical<'_> {
-        Logical {
-            settings: &self.settings,
-            connector: &self.connector,
-            system: &self.name,
-        }
+        Logical { settings: &self.settings, connector: &self.connector, system: &self.name }
     }
 
     fn physical(&self) -> Physical<'_> {
-        Physical {
-            settings: &self.settings,
-            connector: &self.connector,
-            system: &self.name,
-        }
+        Physical { settings: &self.settings, connector: &self.connector, system: &self.name }
     }
 }
 
@@ -183,10 +171,7 @@ impl DataSystem for Postgres {
         if matches!(place, Place::Directory { .. }) {
             return Ok(None);
         }
-        let client = self
-            .connector
-            .connect(place, &self.settings.database, job)
-            .await?;
+        let client = self.connector.connect(place, &self.settings.database, job).await?;
         point::newest_commit(&client, job).await
     }
 

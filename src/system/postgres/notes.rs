@@ -13,9 +13,7 @@ const NAMES_MAX: usize = 5;
 pub async fn about(connector: &Connector, control: &Client, job: &JobContext) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for (sql, tell) in WHOLE_SERVER {
-        let rows = control
-            .rows(job, "look for what is not carried", sql, &[])
-            .await?;
+        let rows = control.rows(job, "look for what is not carried", sql, &[]).await?;
         let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         if !names.is_empty() {
             notes.push(format!("{tell}: {}", some(&names)));
@@ -25,15 +23,11 @@ pub async fn about(connector: &Connector, control: &Client, job: &JobContext) ->
         let client = match connector.connect(&Place::Production, &database, job).await {
             Ok(client) => client,
             Err(error) => {
-                notes.push(format!(
-                    "database {database} was not looked at for unlogged tables: {error}"
-                ));
+                notes.push(format!("database {database} was not looked at for unlogged tables: {error}"));
                 continue;
             }
         };
-        let rows = client
-            .rows(job, "look for unlogged tables", UNLOGGED, &[])
-            .await?;
+        let rows = client.rows(job, "look for unlogged tables", UNLOGGED, &[]).await?;
         let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         if !names.is_empty() {
             notes.push(format!(
@@ -69,12 +63,7 @@ const WHOLE_SERVER: [(&str, &str); 4] = [
 ];
 
 fn some(names: &[String]) -> String {
-    let shown = names
-        .iter()
-        .take(NAMES_MAX)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
+    let shown = names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(NAMES_MAX) {
         Some(more) if more > 0 => format!("{shown} and {more} more"),
         Some(_) | None => shown,
@@ -85,6 +74,5 @@ fn some(names: &[String]) -> String {
 pub async fn database_bytes(control: &Client, job: &JobContext) -> Option<u64> {
     let sql = "SELECT sum(pg_database_size(oid))::int8 FROM pg_database";
     let row = control.row(job, "read size of databases", sql, &[]).await.ok()?;
-    row.get::<_, Option<i64>>(0)
-        .and_then(|bytes| u64::try_from(bytes).ok())
+    row.get::<_, Option<i64>>(0).and_then(|bytes| u64::try_from(bytes).ok())
 }

@@ -61,10 +61,7 @@ impl Detail {
     }
 
     pub fn shape(&self) -> Segmentation {
-        Segmentation {
-            timeline: self.timeline,
-            segment_bytes: self.segment_bytes,
-        }
+        Segmentation { timeline: self.timeline, segment_bytes: self.segment_bytes }
     }
 }
 
@@ -93,17 +90,9 @@ impl Physical<'_> {
             // the slot was leased by the full and stays leased: a failed incremental must not end the chain
             Some(parent) => {
                 let since: Lsn = parent.captured.position.end.parse()?;
-                (
-                    request.kind,
-                    Vec::new(),
-                    Some(server.identity.flushed.0.saturating_sub(since.0)),
-                )
+                (request.kind, Vec::new(), Some(server.identity.flushed.0.saturating_sub(since.0)))
             }
-            None => (
-                BackupKind::Full,
-                self.leases(),
-                notes::database_bytes(&server.control, job).await,
-            ),
+            None => (BackupKind::Full, self.leases(), notes::database_bytes(&server.control, job).await),
         };
         Ok(BackupPlan {
             id: request.id.clone(),
@@ -124,16 +113,11 @@ impl Physical<'_> {
     }
 
     pub async fn look(&self, job: &JobContext) -> Result<Server> {
-        let control = self
-            .connector
-            .connect(&Place::Production, &self.settings.database, job)
-            .await?;
+        let control = self.connector.connect(&Place::Production, &self.settings.database, job).await?;
         if control.version() < VERSION_MIN {
-            return Err(
-                Error::new(ErrorKind::Unsupported, "back up this server physically")
-                    .with("version", control.version_text())
-                    .hint("physical backups need PostgreSQL 12 or newer; set method = \"logical\""),
-            );
+            return Err(Error::new(ErrorKind::Unsupported, "back up this server physically")
+                .with("version", control.version_text())
+                .hint("physical backups need PostgreSQL 12 or newer; set method = \"logical\""));
         }
         let op = "read server state";
         let row = control
@@ -150,26 +134,13 @@ impl Physical<'_> {
                 .hint("point host and port at the primary: a recovery point is marked in its WAL"));
         }
         if row.get::<_, &str>(2) == "minimal" {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "back up a server with wal_level = minimal",
-            )
-            .hint("set wal_level = replica and restart the server"));
+            return Err(Error::new(ErrorKind::Unsupported, "back up a server with wal_level = minimal")
+                .hint("set wal_level = replica and restart the server"));
         }
         let segment_bytes = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-        let identity = Replication::open(self.connector, job)
-            .await?
-            .identify(job)
-            .await?;
-        let shape = Segmentation {
-            timeline: identity.timeline,
-            segment_bytes: segment_bytes.max(1 << 20),
-        };
-        Ok(Server {
-            control,
-            identity,
-            shape,
-        })
+        let identity = Replication::open(self.connector, job).await?.identify(job).await?;
+        let shape = Segmentation { timeline: identity.timeline, segment_bytes: segment_bytes.max(1 << 20) };
+        Ok(Server { control, identity, shape })
     }
 
     /// Why no backup can build on `parent`; `None` when one can.
@@ -179,9 +150,7 @@ impl Physical<'_> {
         }
         let detail = Detail::of(parent)?;
         if detail.system_identifier != server.identity.system_identifier {
-            return Ok(Some(
-                "the server is another one than before (system identifier)".to_owned(),
-            ));
+            return Ok(Some("the server is another one than before (system identifier)".to_owned()));
         }
         if detail.timeline != server.identity.timeline {
             return Ok(Some(format!(
@@ -198,9 +167,9 @@ impl Physical<'_> {
         }
         match wal::is_available(self.connector, end, server.shape, job).await {
             Ok(()) => Ok(None),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Some(
-                "the server has removed WAL since the newest backup".to_owned(),
-            )),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Ok(Some("the server has removed WAL since the newest backup".to_owned()))
+            }
             Err(e) => Err(e),
         }
     }
@@ -211,10 +180,7 @@ impl Physical<'_> {
             return Ok(());
         };
         let to: Lsn = manifest.captured.position.end.parse()?;
-        let control = self
-            .connector
-            .connect(&Place::Production, &self.settings.database, job)
-            .await?;
+        let control = self.connector.connect(&Place::Production, &self.settings.database, job).await?;
         slot::advance(&control, &slot, to, job).await
     }
 
@@ -223,10 +189,7 @@ impl Physical<'_> {
         if lease.kind != slot::LEASE_KIND {
             return Err(Error::bug("release a lease of unknown kind").with("kind", &lease.kind));
         }
-        let control = self
-            .connector
-            .connect(&Place::Production, &self.settings.database, job)
-            .await?;
+        let control = self.connector.connect(&Place::Production, &self.settings.database, job).await?;
         slot::drop_slot(&control, &lease.name, job).await
     }
 }

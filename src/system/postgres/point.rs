@@ -74,11 +74,7 @@ pub async fn take_quiet(connector: &Connector, control: &Client, job: &JobContex
             break;
         }
         if attempt >= QUIET_TRIES_EAGER {
-            job.sleep(
-                "wait for a quiet moment",
-                Duration::from_millis(u64::from(1 + attempt % 7)),
-            )
-            .await?;
+            job.sleep("wait for a quiet moment", Duration::from_millis(u64::from(1 + attempt % 7))).await?;
         }
     }
     let why = "rows were not fingerprinted: no moment without a running write transaction was found";
@@ -94,9 +90,7 @@ pub async fn databases_to_read(control: &Client, job: &JobContext) -> Result<Vec
 }
 
 async fn insert_position(control: &Client, job: &JobContext) -> Result<Lsn> {
-    let text = control
-        .text(job, "read WAL position", "SELECT pg_current_wal_insert_lsn()")
-        .await?;
+    let text = control.text(job, "read WAL position", "SELECT pg_current_wal_insert_lsn()").await?;
     text.unwrap_or_default().parse()
 }
 
@@ -108,12 +102,7 @@ async fn try_once(
 ) -> Result<Option<Lsn>> {
     let before = insert_position(control, job).await?;
     let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid'";
-    if control
-        .text(job, "look for running transactions", held)
-        .await?
-        .as_deref()
-        != Some("0")
-    {
+    if control.text(job, "look for running transactions", held).await?.as_deref() != Some("0") {
         return Ok(None);
     }
     // the snapshot of the SELECT is taken before the position is read
@@ -134,19 +123,12 @@ async fn try_once(
 /// Writes a small transaction behind `lsn` and waits until it is on the server's disk. `at` is from before `lsn` was read:
 /// everything committed until then is included.
 async fn mark(control: &Client, lsn: Lsn, at: Timestamp, job: &JobContext) -> Result<Point> {
-    let newest = newest_commit(control, job)
-        .await?
-        .filter(|newest| newest.at <= at);
-    let watermark = newest.unwrap_or(Watermark {
-        at,
-        source: WatermarkSource::Clock,
-    });
+    let newest = newest_commit(control, job).await?.filter(|newest| newest.at <= at);
+    let watermark = newest.unwrap_or(Watermark { at, source: WatermarkSource::Clock });
     let sql = "BEGIN; SET LOCAL synchronous_commit = local; \
         SELECT pg_logical_emit_message(true, 'lifeboat', 'recovery point'); COMMIT";
     control.execute_all(job, "mark recovery point", sql).await?;
-    let flushed = control
-        .text(job, "read WAL position", "SELECT pg_current_wal_flush_lsn()")
-        .await?;
+    let flushed = control.text(job, "read WAL position", "SELECT pg_current_wal_flush_lsn()").await?;
     let wal_end: Lsn = flushed.unwrap_or_default().parse()?;
     if wal_end <= lsn {
         return Err(Error::new(ErrorKind::Failed, "mark recovery point")
@@ -154,33 +136,18 @@ async fn mark(control: &Client, lsn: Lsn, at: Timestamp, job: &JobContext) -> Re
             .with("flushed", wal_end)
             .why("the server has not flushed what it has committed"));
     }
-    Ok(Point {
-        lsn,
-        at,
-        watermark,
-        wal_end,
-    })
+    Ok(Point { lsn, at, watermark, wal_end })
 }
 
 /// Time of the newest commit, where the server keeps commit times.
 pub async fn newest_commit(client: &Client, job: &JobContext) -> Result<Option<Watermark>> {
     let op = "read newest commit time";
-    if client
-        .text(job, op, "SHOW track_commit_timestamp")
-        .await?
-        .as_deref()
-        != Some("on")
-    {
+    if client.text(job, op, "SHOW track_commit_timestamp").await?.as_deref() != Some("on") {
         return Ok(None);
     }
-    let row = client
-        .row(job, op, "SELECT timestamp FROM pg_last_committed_xact()", &[])
-        .await?;
+    let row = client.row(job, op, "SELECT timestamp FROM pg_last_committed_xact()", &[]).await?;
     let at: Option<Timestamp> = row.try_get(0).map_err(|e| server_error(op, e))?;
-    Ok(at.map(|at| Watermark {
-        at,
-        source: WatermarkSource::Engine,
-    }))
+    Ok(at.map(|at| Watermark { at, source: WatermarkSource::Engine }))
 }
 
 impl Snapshots {
@@ -189,9 +156,7 @@ impl Snapshots {
     pub async fn fingerprint(mut self, connector: &Connector, job: &JobContext) -> Result<Fingerprint> {
         let mut items = BTreeMap::new();
         for (name, clients) in &mut self.databases {
-            let first = clients
-                .first()
-                .ok_or_else(|| Error::bug("read a database without a connection"))?;
+            let first = clients.first().ok_or_else(|| Error::bug("read a database without a connection"))?;
             let mut more = Vec::new();
             for _ in 1..job.workers().cores().min(READERS_MAX) {
                 more.push(join_snapshot(connector, &Place::Production, name, first, job).await?);
@@ -201,11 +166,7 @@ impl Snapshots {
             // ends the transactions of this database: its old row versions need not be kept any longer
             clients.clear();
         }
-        Ok(Fingerprint {
-            algorithm: rows::ALGORITHM.to_owned(),
-            unit: "rows".to_owned(),
-            items,
-        })
+        Ok(Fingerprint { algorithm: rows::ALGORITHM.to_owned(), unit: "rows".to_owned(), items })
     }
 }
 
@@ -216,10 +177,7 @@ async fn digests(
 ) -> Result<BTreeMap<String, crate::domain::backup::Digest>> {
     let mut items = rows::digest_database(clients, Coverage::WithoutUnlogged, job).await?;
     items.retain(|name, _| !name.starts_with("sequence:"));
-    Ok(items
-        .into_iter()
-        .map(|(item, digest)| (rows::database_key(database, &item), digest))
-        .collect())
+    Ok(items.into_iter().map(|(item, digest)| (rows::database_key(database, &item), digest)).collect())
 }
 
 /// A further connection that sees what `first` sees.
@@ -231,10 +189,7 @@ async fn join_snapshot(
     job: &JobContext,
 ) -> Result<Client> {
     let op = "share snapshot";
-    let snapshot = first
-        .text(job, op, "SELECT pg_export_snapshot()")
-        .await?
-        .unwrap_or_default();
+    let snapshot = first.text(job, op, "SELECT pg_export_snapshot()").await?.unwrap_or_default();
     let client = connector.connect(place, database, job).await?;
     let sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -246,9 +201,7 @@ async fn join_snapshot(
 
 /// What a server holds now, in the same words as a captured fingerprint.
 pub async fn fingerprint_now(connector: &Connector, place: &Place, job: &JobContext) -> Result<Fingerprint> {
-    let control = connector
-        .connect(place, &connector.settings().database, job)
-        .await?;
+    let control = connector.connect(place, &connector.settings().database, job).await?;
     let mut items = BTreeMap::new();
     for name in databases_to_read(&control, job).await? {
         let first = connector.connect(place, &name, job).await?;
@@ -261,9 +214,5 @@ pub async fn fingerprint_now(connector: &Connector, place: &Place, job: &JobCont
         }
         items.append(&mut digests(&name, &clients, job).await?);
     }
-    Ok(Fingerprint {
-        algorithm: rows::ALGORITHM.to_owned(),
-        unit: "rows".to_owned(),
-        items,
-    })
+    Ok(Fingerprint { algorithm: rows::ALGORITHM.to_owned(), unit: "rows".to_owned(), items })
 }

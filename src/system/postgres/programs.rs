@@ -9,11 +9,8 @@ use crate::runtime::child::Program;
 use crate::runtime::process::find_program;
 
 /// Directories with one subdirectory per installed major version, and what follows below that.
-const VERSIONED: [(&str, &str, &str); 3] = [
-    ("/usr/lib/postgresql", "", "bin"),
-    ("/usr", "pgsql-", "bin"),
-    ("/usr/local", "pgsql-", "bin"),
-];
+const VERSIONED: [(&str, &str, &str); 3] =
+    [("/usr/lib/postgresql", "", "bin"), ("/usr", "pgsql-", "bin"), ("/usr/local", "pgsql-", "bin")];
 
 /// Which major version of a program will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +51,7 @@ fn missing(name: &str, wanted: Wanted) -> Error {
     Error::new(ErrorKind::Unsupported, "find PostgreSQL program")
         .with("program", name)
         .with("version", format!("{wanted:?}"))
-        .hint(format!(
-            "install the package {package}, or set bin_dir to where it is"
-        ))
+        .hint(format!("install the package {package}, or set bin_dir to where it is"))
 }
 
 /// Newest first; the PATH last, its version unknown unless its place says it.

@@ -9,6 +9,11 @@ pub fn server_error(op: impl Into<String>, error: tokio_postgres::Error) -> Erro
     if let Some(db) = error.as_db_error() {
         return refused(op.into(), db.code().code(), db.message(), db.detail(), db.hint());
     }
+    if is_tls(&error) {
+        return Error::new(ErrorKind::Denied, op)
+            .because(error)
+            .hint("is the certificate valid for this host, and does ca_file name its authority?");
+    }
     let io = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<std::io::Error>());
     let kind = match io {
         Some(_) => ErrorKind::Unreachable,
@@ -16,6 +21,12 @@ pub fn server_error(op: impl Into<String>, error: tokio_postgres::Error) -> Erro
         None => ErrorKind::Failed,
     };
     Error::new(kind, op).because(error)
+}
+
+/// Did the two sides not agree on encryption? Then the server was reached.
+fn is_tls(error: &tokio_postgres::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|s| s.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
 }
 
 /// An error that the server reported, by its five-character code.
@@ -32,9 +43,7 @@ pub fn refused(op: String, code: &str, message: &str, detail: Option<&str>, hint
         return error.hint("check user, password and the server's pg_hba.conf");
     }
     if code == SqlState::INSUFFICIENT_PRIVILEGE.code() {
-        return error.hint(format!(
-            "the server said: {message}; grant that right to the configured user"
-        ));
+        return error.hint(format!("the server said: {message}; grant that right to the configured user"));
     }
     match hint {
         Some(hint) => error.hint(hint),
@@ -64,13 +73,7 @@ mod tests {
 
     #[test]
     fn a_wrong_password_is_denied_and_says_what_to_check() {
-        let error = refused(
-            "log in".to_owned(),
-            "28P01",
-            "password authentication failed",
-            None,
-            None,
-        );
+        let error = refused("log in".to_owned(), "28P01", "password authentication failed", None, None);
         assert_eq!(error.kind(), ErrorKind::Denied);
         assert!(error.advice().unwrap().contains("pg_hba"));
     }

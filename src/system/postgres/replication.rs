@@ -33,9 +33,7 @@ pub struct Replication {
 
 impl std::fmt::Debug for Replication {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replication")
-            .field("version", &self.version_text)
-            .finish_non_exhaustive()
+        f.debug_struct("Replication").field("version", &self.version_text).finish_non_exhaustive()
     }
 }
 
@@ -72,24 +70,16 @@ pub enum Streamed {
 impl Replication {
     /// A connection on which nothing was said yet.
     pub fn over(stream: Box<dyn Duplex>) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::with_capacity(READ_BYTES),
-            version_text: String::new(),
-        }
+        Self { stream, buffer: BytesMut::with_capacity(READ_BYTES), version_text: String::new() }
     }
 
     pub async fn identify(&mut self, job: &JobContext) -> Result<Identity> {
         let rows = self.ask(job, "IDENTIFY_SYSTEM").await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| unexpected("identify system", "no answer"))?;
+        let row = rows.first().ok_or_else(|| unexpected("identify system", "no answer"))?;
         let field = |n: usize| row.get(n).map(String::as_str).unwrap_or_default();
         Ok(Identity {
             system_identifier: field(0).to_owned(),
-            timeline: field(1)
-                .parse()
-                .map_err(|_| unexpected("identify system", "no timeline"))?,
+            timeline: field(1).parse().map_err(|_| unexpected("identify system", "no timeline"))?,
             flushed: field(2).parse()?,
         })
     }
@@ -140,11 +130,7 @@ impl Replication {
 
     /// Starts streaming WAL from `from`; then `next` gives the stream's messages as `Data`.
     pub async fn start_wal(&mut self, from: Lsn, timeline: u32, job: &JobContext) -> Result<()> {
-        self.send(
-            job,
-            &format!("START_REPLICATION PHYSICAL {from} TIMELINE {timeline}"),
-        )
-        .await?;
+        self.send(job, &format!("START_REPLICATION PHYSICAL {from} TIMELINE {timeline}")).await?;
         match self.message(job).await? {
             Incoming::CopyBoth => Ok(()),
             Incoming::Known(_) => Err(unexpected("start streaming WAL", "no stream")),
@@ -163,9 +149,7 @@ impl Replication {
         status.extend_from_slice(&micros.to_be_bytes());
         status.push(0);
         let mut out = BytesMut::new();
-        frontend::CopyData::new(&status[..])
-            .map_err(|e| broken("report progress", e))?
-            .write(&mut out);
+        frontend::CopyData::new(&status[..]).map_err(|e| broken("report progress", e))?.write(&mut out);
         self.put(job, &out).await
     }
 
@@ -247,9 +231,7 @@ impl Replication {
             self.stream.flush().await
         };
         let write = async {
-            write
-                .await
-                .map_err(|e| Error::new(ErrorKind::Unreachable, "write to server").because(e))
+            write.await.map_err(|e| Error::new(ErrorKind::Unreachable, "write to server").because(e))
         };
         job.run("write to server", write).await
     }
@@ -279,13 +261,7 @@ fn reported(mut fields: ErrorFields<'_>) -> Error {
             _ => {}
         }
     }
-    refused(
-        "get an answer of the server".to_owned(),
-        &code,
-        &message,
-        detail.as_deref(),
-        hint.as_deref(),
-    )
+    refused("get an answer of the server".to_owned(), &code, &message, detail.as_deref(), hint.as_deref())
 }
 
 pub fn broken(op: &'static str, error: std::io::Error) -> Error {

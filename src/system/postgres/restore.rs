@@ -23,10 +23,8 @@ const HEADROOM_BYTES: u64 = 64 << 20;
 impl Physical<'_> {
     pub async fn plan_restore(&self, request: RestoreRequest, job: &JobContext) -> Result<RestorePlan> {
         if !request.selection.is_everything() {
-            return Err(
-                Error::new(ErrorKind::Unsupported, "restore a part of a physical backup")
-                    .hint("restore it whole into a sandbox and copy from there, or take logical backups"),
-            );
+            return Err(Error::new(ErrorKind::Unsupported, "restore a part of a physical backup")
+                .hint("restore it whole into a sandbox and copy from there, or take logical backups"));
         }
         let target = Target::of(&request.place, self.settings, &request.run)?;
         let chain = Chain::read(&request.chain)?;
@@ -50,10 +48,7 @@ impl Physical<'_> {
         let bytes = chain.bytes();
         let free_bytes = target.free_bytes();
         if free_bytes.is_some_and(|free| free < bytes + HEADROOM_BYTES) {
-            missing.push(format!(
-                "{bytes} bytes are needed and {} are free",
-                free_bytes.unwrap_or(0)
-            ));
+            missing.push(format!("{bytes} bytes are needed and {} are free", free_bytes.unwrap_or(0)));
         }
         let actions = self.actions(&target, &chain);
         Ok(RestorePlan {
@@ -69,11 +64,7 @@ impl Physical<'_> {
 
     fn actions(&self, target: &Target, chain: &Chain<'_>) -> Vec<String> {
         let mut actions = vec![
-            format!(
-                "unpack the base backup of {} into {}",
-                chain.base.id,
-                target.dir.display()
-            ),
+            format!("unpack the base backup of {} into {}", chain.base.id, target.dir.display()),
             format!("add {} WAL files", chain.wal.len()),
             format!("recover to {} when a server starts on it", chain.target),
         ];
@@ -88,9 +79,7 @@ impl Physical<'_> {
 
     async fn answers(&self, job: &JobContext) -> Result<bool> {
         let connector = self.connector.clone();
-        job.workers()
-            .block("look for a server", move || Ok(target::answers(&connector)))
-            .await
+        job.workers().block("look for a server", move || Ok(target::answers(&connector))).await
     }
 
     /// After a kill the server's children live on for a moment; nothing may be replaced under them.
@@ -130,20 +119,11 @@ impl Physical<'_> {
         let (checked, existing) = (target.clone(), request.existing);
         let staging = job
             .workers()
-            .block("prepare target", move || {
-                checked.check(existing).and_then(|()| checked.stage())
-            })
+            .block("prepare target", move || checked.check(existing).and_then(|()| checked.stage()))
             .await?;
         job.progress().set_total(chain.bytes());
         let began = tokio::time::Instant::now();
-        let work = Work {
-            physical: self,
-            target: &target,
-            chain: &chain,
-            staging: &staging,
-            source,
-            job,
-        };
+        let work = Work { physical: self, target: &target, chain: &chain, staging: &staging, source, job };
         let spaces = work.spaces()?;
         let result = work.fill(&spaces).await;
         let files = match result {
@@ -170,10 +150,7 @@ impl Physical<'_> {
             items: files,
             bytes: chain.bytes(),
             watermark: None,
-            phases: vec![Phase {
-                name: "load".to_owned(),
-                took: loaded,
-            }],
+            phases: vec![Phase { name: "load".to_owned(), took: loaded }],
             notes,
         })
     }

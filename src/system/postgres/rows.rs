@@ -54,17 +54,11 @@ impl RowSum {
 
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self {
-            count: self.count + other.count,
-            sum: self.sum.wrapping_add(other.sum),
-        }
+        Self { count: self.count + other.count, sum: self.sum.wrapping_add(other.sum) }
     }
 
     pub fn digest(self) -> Digest {
-        Digest {
-            count: self.count,
-            hash: format!("{:032x}", self.sum),
-        }
+        Digest { count: self.count, hash: format!("{:032x}", self.sum) }
     }
 }
 
@@ -78,9 +72,7 @@ pub struct RowHasher {
 
 impl std::fmt::Debug for RowHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowHasher")
-            .field("total", &self.total)
-            .finish_non_exhaustive()
+        f.debug_struct("RowHasher").field("total", &self.total).finish_non_exhaustive()
     }
 }
 
@@ -129,24 +121,14 @@ pub struct RowStream {
 
 impl std::fmt::Debug for RowStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowStream")
-            .field("ended", &self.ended)
-            .finish_non_exhaustive()
+        f.debug_struct("RowStream").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
 
 impl RowStream {
     pub async fn open(client: &Client, copy: &str, job: &JobContext) -> Result<Self> {
-        let start = async {
-            client
-                .copy_out(copy)
-                .await
-                .map_err(|e| server_error("read rows", e))
-        };
-        Ok(Self {
-            stream: Box::pin(job.run("read rows", start).await?),
-            ended: false,
-        })
+        let start = async { client.copy_out(copy).await.map_err(|e| server_error("read rows", e)) };
+        Ok(Self { stream: Box::pin(job.run("read rows", start).await?), ended: false })
     }
 
     /// About [`CHUNK_BYTES`] of whole rows (more when one row is larger); `None` only after the server said that it has sent all.
@@ -212,20 +194,12 @@ pub async fn digest_large_objects(client: &Client, job: &JobContext) -> Result<O
     if objects.count == 0 {
         return Ok(None);
     }
-    let pages = digest_query(
-        client,
-        "SELECT loid, pageno, data FROM pg_catalog.pg_largeobject",
-        job,
-    )
-    .await?;
+    let pages = digest_query(client, "SELECT loid, pageno, data FROM pg_catalog.pg_largeobject", job).await?;
     Ok(Some(large_objects_digest(objects, pages)))
 }
 
 pub fn large_objects_digest(objects: RowSum, pages: RowSum) -> Digest {
-    Digest {
-        count: objects.count,
-        ..objects.plus(pages).digest()
-    }
+    Digest { count: objects.count, ..objects.plus(pages).digest() }
 }
 
 /// Every item of the database that `clients` are connected to; several connections share the tables between them.
@@ -234,9 +208,7 @@ pub async fn digest_database(
     coverage: Coverage,
     job: &JobContext,
 ) -> Result<BTreeMap<String, Digest>> {
-    let first = clients
-        .first()
-        .ok_or_else(|| Error::bug("digest a database without a connection"))?;
+    let first = clients.first().ok_or_else(|| Error::bug("digest a database without a connection"))?;
     let mut relations = list_relations(first, coverage, job).await?;
     relations.retain(|r| r.schema != CANARY_SCHEMA);
     let sequences = read_sequences(first, &relations, job).await?;
@@ -286,9 +258,7 @@ pub fn quote_literal(text: &str) -> String {
 /// Quoted only where it is not a plain identifier: for keys and people, not for SQL.
 pub fn readable(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain { name.to_owned() } else { quote_ident(name) }
 }
 
@@ -343,10 +313,7 @@ mod tests {
     #[test]
     fn names_are_quoted_so_that_no_two_keys_meet() {
         assert_eq!(database_key("shop", "public.orders"), "shop/public.orders");
-        assert_eq!(
-            database_key("a/b", &format!("{}.x", readable("s.t"))),
-            "\"a/b\"/\"s.t\".x"
-        );
+        assert_eq!(database_key("a/b", &format!("{}.x", readable("s.t"))), "\"a/b\"/\"s.t\".x");
         assert_eq!(quote_literal("a\\'b"), " E'a\\\\''b'");
     }
 }

@@ -70,11 +70,9 @@ impl Sandboxing for Postgres {
         let control = control_values(&self.settings, dir, job).await?;
         let mut done = Vec::new();
         let conf = configuration(port, &control);
-        for (name, content) in [
-            ("postgresql.conf", conf.as_str()),
-            ("pg_hba.conf", HBA),
-            ("pg_ident.conf", ""),
-        ] {
+        for (name, content) in
+            [("postgresql.conf", conf.as_str()), ("pg_hba.conf", HBA), ("pg_ident.conf", "")]
+        {
             let path = dir.join(name);
             let aside = dir.join(format!("{name}.original"));
             if path.is_file() && !aside.is_file() {
@@ -93,9 +91,7 @@ impl Sandboxing for Postgres {
                 }
             }
         }
-        done.push(format!(
-            "listens on 127.0.0.1:{port} only and trusts whoever connects there"
-        ));
+        done.push(format!("listens on 127.0.0.1:{port} only and trusts whoever connects there"));
         done.push(
             "no WAL archiving, no replication, no subscriptions, no preloaded libraries, no TLS".to_owned(),
         );
@@ -148,11 +144,7 @@ impl Sandboxing for Postgres {
 fn died(dir: &Path, error: Option<Error>) -> Error {
     let ended =
         Error::new(ErrorKind::Failed, "start PostgreSQL on restored files").with("dir", dir.display());
-    let logs = [
-        dir.with_file_name("server.log"),
-        dir.join("server.log"),
-        dir.with_extension("log"),
-    ];
+    let logs = [dir.with_file_name("server.log"), dir.join("server.log"), dir.with_extension("log")];
     let text = logs.iter().find_map(|log| std::fs::read_to_string(log).ok());
     match (text, error) {
         (Some(text), _) => {
@@ -171,11 +163,7 @@ fn keep_recovery_settings_only(dir: &Path) -> Result<String> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         other => other.or_io("read configuration", &path)?,
     };
-    let kept: String = text
-        .lines()
-        .filter(|l| is_recovery_line(l))
-        .map(|l| format!("{l}\n"))
-        .collect();
+    let kept: String = text.lines().filter(|l| is_recovery_line(l)).map(|l| format!("{l}\n")).collect();
     write_file(&path, kept.as_bytes())?;
     Ok(format!("{AUTO_CONF} holds the recovery target and nothing else"))
 }
@@ -204,9 +192,7 @@ async fn control_values(
         .await?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let found = |label: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
+        let line = text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
         line.map(|value| value.trim().to_owned())
     };
     let values = CONTROL.iter().map(|(label, setting, least)| {

@@ -103,11 +103,7 @@ impl Settings {
     pub fn problems(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         let mut problem = |key: &str, message: &str| found.push((key.to_owned(), message.to_owned()));
-        for (key, value) in [
-            ("host", &self.host),
-            ("user", &self.user),
-            ("database", &self.database),
-        ] {
+        for (key, value) in [("host", &self.host), ("user", &self.user), ("database", &self.database)] {
             if value.is_empty() {
                 problem(key, "is empty");
             }
@@ -125,22 +121,14 @@ impl Settings {
             problem("tls", "is not spoken over a Unix socket: set it to \"off\"");
         }
         if self.row_fingerprint && self.method == Method::Logical {
-            problem(
-                "row_fingerprint",
-                "is for physical backups: a logical backup always hashes its rows",
-            );
+            problem("row_fingerprint", "is for physical backups: a logical backup always hashes its rows");
         }
         if !self.databases.is_empty() && self.method == Method::Physical {
-            problem(
-                "databases",
-                "is for logical backups: a physical backup always holds the whole server",
-            );
+            problem("databases", "is for logical backups: a physical backup always holds the whole server");
         }
-        for (key, path) in [
-            ("data_dir", &self.data_dir),
-            ("bin_dir", &self.bin_dir),
-            ("ca_file", &self.ca_file),
-        ] {
+        for (key, path) in
+            [("data_dir", &self.data_dir), ("bin_dir", &self.bin_dir), ("ca_file", &self.ca_file)]
+        {
             if path.as_ref().is_some_and(|p| !p.is_absolute()) {
                 problem(key, "is not an absolute path");
             }

@@ -51,11 +51,7 @@ impl Slot {
 }
 
 pub async fn find(client: &Client, name: &str, job: &JobContext) -> Result<Option<Slot>> {
-    let status = if client.major() >= 13 {
-        "COALESCE(wal_status, 'lost')"
-    } else {
-        "''"
-    };
+    let status = if client.major() >= 13 { "COALESCE(wal_status, 'lost')" } else { "''" };
     let sql = format!(
         "SELECT restart_lsn::text, active_pid, {status}, CASE WHEN pg_is_in_recovery() THEN 0 \
          ELSE COALESCE(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0)::int8 END \
@@ -82,12 +78,9 @@ pub async fn ensure(client: &Client, name: &str, job: &JobContext) -> Result<()>
         None => {}
     }
     let sql = "SELECT pg_create_physical_replication_slot($1, true)";
-    client
-        .rows(job, "create replication slot", sql, &[&name])
-        .await
-        .map_err(|e| {
-            e.hint("a free slot is needed: raise max_replication_slots, drop unused slots, or set wal = \"keep\"")
-        })?;
+    client.rows(job, "create replication slot", sql, &[&name]).await.map_err(|e| {
+        e.hint("a free slot is needed: raise max_replication_slots, drop unused slots, or set wal = \"keep\"")
+    })?;
     Ok(())
 }
 
@@ -100,10 +93,7 @@ pub async fn advance(client: &Client, name: &str, to: Lsn, job: &JobContext) -> 
         return Ok(());
     }
     let sql = format!("SELECT pg_replication_slot_advance($1, '{to}'::pg_lsn)");
-    client
-        .rows(job, "advance replication slot", &sql, &[&name])
-        .await
-        .map(drop)
+    client.rows(job, "advance replication slot", &sql, &[&name]).await.map(drop)
 }
 
 /// Removes the slot; fine when it is gone. A stream of ours that still holds it is ended, anybody else's is not.
@@ -123,10 +113,7 @@ pub async fn drop_slot(client: &Client, name: &str, job: &JobContext) -> Result<
         }
     }
     let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
-    client
-        .rows(job, "drop replication slot", sql, &[&name])
-        .await
-        .map(drop)
+    client.rows(job, "drop replication slot", sql, &[&name]).await.map(drop)
 }
 
 #[cfg(test)]

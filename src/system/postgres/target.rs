@@ -48,18 +48,12 @@ impl Target {
                 (dir, TargetKind::Production)
             }
             Place::Server(server) => {
-                return Err(
-                    Error::new(ErrorKind::Conflict, "restore files under a running server")
-                        .with("dir", server.dir.display())
-                        .hint("restore into a directory, then start a server on it"),
-                );
+                return Err(Error::new(ErrorKind::Conflict, "restore files under a running server")
+                    .with("dir", server.dir.display())
+                    .hint("restore into a directory, then start a server on it"));
             }
         };
-        Ok(Self {
-            dir,
-            kind,
-            run: run.clone(),
-        })
+        Ok(Self { dir, kind, run: run.clone() })
     }
 
     fn beside(&self, what: &str) -> Result<PathBuf> {
@@ -92,11 +86,9 @@ impl Target {
         if existing == Existing::Replace || is_vacant(&self.dir)? || self.is_ours() {
             return Ok(());
         }
-        Err(
-            Error::new(ErrorKind::Conflict, "restore into a directory that is not empty")
-                .with("dir", self.dir.display())
-                .hint("choose an empty directory, or allow replacing what is there"),
-        )
+        Err(Error::new(ErrorKind::Conflict, "restore into a directory that is not empty")
+            .with("dir", self.dir.display())
+            .hint("choose an empty directory, or allow replacing what is there"))
     }
 
     /// Did an earlier attempt of this very run put it there?
@@ -133,9 +125,7 @@ impl Target {
         }
         std::fs::rename(&staging, &self.dir).or_io("put restored directory in place", &self.dir)?;
         if let Some(parent) = self.dir.parent() {
-            std::fs::File::open(parent)
-                .and_then(|dir| dir.sync_all())
-                .or_io("sync directory", parent)?;
+            std::fs::File::open(parent).and_then(|dir| dir.sync_all()).or_io("sync directory", parent)?;
         }
         Ok(moved)
     }
@@ -147,11 +137,7 @@ impl Target {
         }
         let of = |path: &Path| {
             let meta = std::fs::metadata(path).ok().filter(|m| m.uid() != 0)?;
-            Some(Account {
-                name: meta.uid().to_string(),
-                uid: meta.uid(),
-                gid: meta.gid(),
-            })
+            Some(Account { name: meta.uid().to_string(), uid: meta.uid(), gid: meta.gid() })
         };
         match (self.kind, &settings.account) {
             (TargetKind::Production, Some(name)) => Account::named(name).map(Some),

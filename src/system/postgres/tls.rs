@@ -23,9 +23,7 @@ pub fn client_config(settings: &Settings) -> Result<Option<ClientConfig>> {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth(),
-        Tls::Verify => builder
-            .with_root_certificates(roots(settings)?)
-            .with_no_client_auth(),
+        Tls::Verify => builder.with_root_certificates(roots(settings)?).with_no_client_auth(),
     };
     Ok(Some(config))
 }

@@ -149,13 +149,7 @@ impl Unpacker {
             .header
             .iter()
             .enumerate()
-            .map(|(n, b)| {
-                if (148..156).contains(&n) {
-                    32
-                } else {
-                    u32::from(*b)
-                }
-            })
+            .map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) })
             .sum();
         if header.cksum().map_err(io)? != sum {
             return Err(corrupt("an archive header with a wrong checksum", Path::new("")));
@@ -238,11 +232,7 @@ fn safe_name(name: &[u8]) -> Result<PathBuf> {
 
 /// Makes a directory and what is missing above it, 0700.
 pub fn make_dir(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(DIR_MODE)
-        .create(path)
-        .or_io("make directory", path)
+    std::fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).or_io("make directory", path)
 }
 
 fn corrupt(what: &str, path: &Path) -> Error {
@@ -274,23 +264,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         make_dir(&root).unwrap();
-        let mut unpacker = Unpacker::new(Archive {
-            root,
-            listed_below: PathBuf::new(),
-            expected,
-        });
-        let result = archive
-            .chunks(cut)
-            .try_for_each(|chunk| unpacker.feed(chunk))
-            .and_then(|()| unpacker.finish());
+        let mut unpacker = Unpacker::new(Archive { root, listed_below: PathBuf::new(), expected });
+        let result =
+            archive.chunks(cut).try_for_each(|chunk| unpacker.feed(chunk)).and_then(|()| unpacker.finish());
         (result, dir)
     }
 
     fn listing(name: &str, content: &[u8]) -> Expected {
-        let listed = Listed {
-            bytes: content.len() as u64,
-            sha256: Sha256::digest(content).into(),
-        };
+        let listed = Listed { bytes: content.len() as u64, sha256: Sha256::digest(content).into() };
         Arc::new(Mutex::new(HashMap::from([(PathBuf::from(name), listed)])))
     }
 
@@ -299,13 +280,7 @@ mod tests {
         let content: Vec<u8> = (0..5000_u32).map(|n| (n % 253) as u8).collect();
         for cut in [1, 7, 511, 512, 513, 100_000] {
             let (result, dir) = run(&tar_with("a/b", &content), cut, Some(listing("a/b", &content)));
-            assert_eq!(
-                result.unwrap(),
-                Written {
-                    files: 1,
-                    bytes: 5000
-                }
-            );
+            assert_eq!(result.unwrap(), Written { files: 1, bytes: 5000 });
             assert_eq!(std::fs::read(dir.path().join("root/a/b")).unwrap(), content);
         }
     }

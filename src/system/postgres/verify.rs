@@ -48,11 +48,7 @@ impl Physical<'_> {
         job: &JobContext,
     ) -> Result<Verification> {
         let whole = Chain::read(chain)?;
-        let wal: Vec<(String, u64)> = whole
-            .wal
-            .iter()
-            .map(|(n, (_, a))| (n.clone(), a.raw_bytes))
-            .collect();
+        let wal: Vec<(String, u64)> = whole.wal.iter().map(|(n, (_, a))| (n.clone(), a.raw_bytes)).collect();
         let (dir, recorded, checking) = (dir.to_owned(), recorded.clone(), job.clone());
         job.workers()
             .block("verify files", move || {
@@ -91,43 +87,26 @@ impl Physical<'_> {
         let client = match self.connector.connect(place, &self.settings.database, job).await {
             Ok(client) => client,
             Err(e)
-                if matches!(
-                    e.kind(),
-                    ErrorKind::Unreachable | ErrorKind::Denied | ErrorKind::NotFound
-                ) =>
+                if matches!(e.kind(), ErrorKind::Unreachable | ErrorKind::Denied | ErrorKind::NotFound) =>
             {
                 found.push(Check::failed("server answers", E2, "an answer", e.to_string()));
                 return Ok(found);
             }
             Err(e) => return Err(e),
         };
-        let recovering = client
-            .text(job, "ask for state", "SELECT pg_is_in_recovery()")
-            .await?;
+        let recovering = client.text(job, "ask for state", "SELECT pg_is_in_recovery()").await?;
         if recovering.as_deref() != Some("f") {
-            found.push(Check::failed(
-                "recovery has ended",
-                E2,
-                "ended",
-                "still recovering",
-            ));
+            found.push(Check::failed("recovery has ended", E2, "ended", "still recovering"));
             return Ok(found);
         }
         found.push(Check::passed("server answers", E2, client.version_text()));
         let target: Lsn = last_of(chain)?.captured.position.end.parse()?;
-        let reached = client
-            .text(job, "read WAL position", "SELECT pg_current_wal_insert_lsn()")
-            .await?;
+        let reached = client.text(job, "read WAL position", "SELECT pg_current_wal_insert_lsn()").await?;
         let reached: Lsn = reached.unwrap_or_default().parse()?;
         found.push(if reached >= target {
             Check::passed("recovery reached the point", E2, reached.to_string())
         } else {
-            Check::failed(
-                "recovery reached the point",
-                E2,
-                target.to_string(),
-                reached.to_string(),
-            )
+            Check::failed("recovery reached the point", E2, target.to_string(), reached.to_string())
         });
         let connector = self.connector.for_checks(place, &client, job).await?;
         integrity::check(&connector, place, &mut found, job).await?;
@@ -157,37 +136,18 @@ impl Physical<'_> {
 fn compare(recorded: &BTreeMap<String, Digest>, actual: &BTreeMap<String, Digest>, found: &mut Verification) {
     for (item, expected) in recorded {
         let Some(got) = actual.get(item) else {
-            found.push(Check::failed(
-                item,
-                E4,
-                format!("{} rows", expected.count),
-                "missing",
-            ));
+            found.push(Check::failed(item, E4, format!("{} rows", expected.count), "missing"));
             continue;
         };
         found.compared += got.count;
-        let count = Check::equal(
-            format!("{item}: rows"),
-            E4,
-            expected.count.to_string(),
-            got.count.to_string(),
-        );
+        let count =
+            Check::equal(format!("{item}: rows"), E4, expected.count.to_string(), got.count.to_string());
         found.push(count);
-        found.push(Check::equal(
-            format!("{item}: content"),
-            E4,
-            &expected.hash,
-            &got.hash,
-        ));
+        found.push(Check::equal(format!("{item}: content"), E4, &expected.hash, &got.hash));
     }
     for (item, got) in actual {
         if !recorded.contains_key(item) {
-            found.push(Check::failed(
-                item,
-                E4,
-                "not there",
-                format!("{} rows", got.count),
-            ));
+            found.push(Check::failed(item, E4, "not there", format!("{} rows", got.count)));
         }
     }
 }
@@ -207,20 +167,12 @@ fn check_listing(
     let text = match std::fs::read(dir.join(MANIFEST_ARTIFACT)) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            found.push(Check::inconclusive(
-                "files",
-                E1,
-                "there is no backup_manifest to compare with",
-            ));
+            found.push(Check::inconclusive("files", E1, "there is no backup_manifest to compare with"));
             return Ok(());
         }
         Err(e) => return Err(e).or_io("read listing", dir),
     };
-    if let Some(expected) = recorded
-        .items
-        .get(FILES_ITEM)
-        .filter(|_| recorded.unit == "files")
-    {
+    if let Some(expected) = recorded.items.get(FILES_ITEM).filter(|_| recorded.unit == "files") {
         let actual = hex::encode(Sha256::digest(&text));
         found.push(Check::equal("backup_manifest", E4, &expected.hash, actual));
     }
@@ -248,20 +200,14 @@ fn check_listing(
                 fail(found, Check::failed(shown, E1, sizes.0, sizes.1));
             }
             Ok((_, sha256)) => {
-                fail(
-                    found,
-                    Check::failed(shown, E1, hex::encode(listed.sha256), hex::encode(sha256)),
-                );
+                fail(found, Check::failed(shown, E1, hex::encode(listed.sha256), hex::encode(sha256)));
             }
             Err(e) => fail(found, Check::failed(shown, E1, "readable", e.to_string())),
         }
     }
     for path in files_below(dir)? {
         if !listing.files.contains_key(&path) && !is_own(&path) {
-            fail(
-                found,
-                Check::failed(path.display().to_string(), E1, "not there", "an extra file"),
-            );
+            fail(found, Check::failed(path.display().to_string(), E1, "not there", "an extra file"));
         }
     }
     let summary = format!("{} of {} files", found.compared, listing.files.len());

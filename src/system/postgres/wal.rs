@@ -71,17 +71,8 @@ pub async fn store(
 ) -> Result<()> {
     let mut connection = Replication::open(connector, job).await?;
     let start = shape.start(shape.number(from));
-    connection
-        .start_wal(start, shape.timeline, job)
-        .await
-        .map_err(gone)?;
-    let mut segments = Segments {
-        sink,
-        shape,
-        job,
-        at: start,
-        open: None,
-    };
+    connection.start_wal(start, shape.timeline, job).await.map_err(gone)?;
+    let mut segments = Segments { sink, shape, job, at: start, open: None };
     let mut reported = start;
     while segments.at < to {
         let streamed = connection.next(&job.child(SILENCE_MAX)).await.map_err(gone)?;

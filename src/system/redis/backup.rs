@@ -40,10 +40,7 @@ pub async fn plan(system: &RedisSystem, request: &BackupRequest, job: &JobContex
     }
     let mut notes = Vec::new();
     if request.kind != BackupKind::Full {
-        notes.push(format!(
-            "redis has no {} backup: a full one is taken",
-            request.kind
-        ));
+        notes.push(format!("redis has no {} backup: a full one is taken", request.kind));
     }
     if info.is("cluster_enabled", "1") {
         notes.push("cluster mode: this captures one node".to_owned());
@@ -55,9 +52,7 @@ pub async fn plan(system: &RedisSystem, request: &BackupRequest, job: &JobContex
         kind: BackupKind::Full,
         parent: None,
         leases: Vec::new(),
-        bytes_estimate: before
-            .map(|a| a.raw_bytes)
-            .or_else(|| info.number("used_memory_dataset")),
+        bytes_estimate: before.map(|a| a.raw_bytes).or_else(|| info.number("used_memory_dataset")),
         notes,
         detail: serde_json::Value::Null,
     })
@@ -89,10 +84,7 @@ pub async fn run(
     Ok(Captured {
         method: METHOD.to_owned(),
         server_version: info.version(),
-        position: Position {
-            start: None,
-            end: taken.position.clone(),
-        },
+        position: Position { start: None, end: taken.position.clone() },
         captured_at,
         watermark: watermark_of(&summary.header),
         fingerprint: tally.fingerprint(),
@@ -138,12 +130,7 @@ pub async fn take<V: Visitor + Send + 'static>(
         parsing.push(chunk, job).await?;
     }
     let (visitor, summary) = parsing.finish(job).await?;
-    Ok(Taken {
-        visitor,
-        summary,
-        position: snapshot.position,
-        transfer,
-    })
+    Ok(Taken { visitor, summary, position: snapshot.position, transfer })
 }
 
 async fn begin(endpoint: &Endpoint, order: &[Transfer], job: &JobContext) -> Result<(Snapshot, Transfer)> {
@@ -179,11 +166,7 @@ pub async fn transfers(
         _ => number("repl-diskless-sync-delay").unwrap_or(0),
     };
     let detour_s = info.number("used_memory").unwrap_or(0) / DISK_DETOUR_BYTES_PER_S;
-    Ok(if delay_s <= detour_s {
-        DISKLESS_FIRST
-    } else {
-        [Transfer::Disk, Transfer::Diskless]
-    })
+    Ok(if delay_s <= detour_s { DISKLESS_FIRST } else { [Transfer::Disk, Transfer::Diskless] })
 }
 
 /// The instant of the snapshot; one from before the job began is not what was asked for.
@@ -206,9 +189,7 @@ fn remarks(tally: &Tally, summary: &Summary) -> Vec<String> {
     let profile = tally.profile();
     let expired: u64 = profile.databases.values().map(|d| d.expired).sum();
     if expired > 0 {
-        notes.push(format!(
-            "{expired} keys had expired but were still there; they do not count"
-        ));
+        notes.push(format!("{expired} keys had expired but were still there; they do not count"));
     }
     if summary.checksum == Checksum::Disabled {
         notes.push(
@@ -217,9 +198,7 @@ fn remarks(tally: &Tally, summary: &Summary) -> Vec<String> {
     }
     if !summary.modules.is_empty() {
         let names = summary.modules.join(", ");
-        notes.push(format!(
-            "modules keep data beside the keys, a restore needs them: {names}"
-        ));
+        notes.push(format!("modules keep data beside the keys, a restore needs them: {names}"));
     }
     notes
 }
@@ -229,10 +208,7 @@ mod tests {
     use super::*;
 
     fn header(created_s: Option<i64>) -> Header {
-        Header {
-            created_s,
-            ..Header::default()
-        }
+        Header { created_s, ..Header::default() }
     }
 
     #[test]
@@ -240,9 +216,6 @@ mod tests {
         let error = check_time(&header(Some(1_000)), 1_001_000).unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Corrupt, Retry::Later));
         assert!(check_time(&header(Some(1_000)), 1_000_999).is_ok());
-        assert_eq!(
-            check_time(&header(None), 0).unwrap_err().kind(),
-            ErrorKind::Corrupt
-        );
+        assert_eq!(check_time(&header(None), 0).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

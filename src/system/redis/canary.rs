@@ -31,9 +31,7 @@ impl Canary for RedisSystem {
         let texts: Vec<Vec<u8>> = match (self.endpoint(place), place) {
             (Some(endpoint), _) => {
                 let mut connection = endpoint.connect(job).await?;
-                let reply = connection
-                    .call(&[b"LRANGE", CANARY_KEY, b"0", b"-1"], job)
-                    .await?;
+                let reply = connection.call(&[b"LRANGE", CANARY_KEY, b"0", b"-1"], job).await?;
                 reply.items().iter().map(|r| r.to_text().into_bytes()).collect()
             }
             (None, Place::Directory { path }) => {
@@ -43,10 +41,7 @@ impl Canary for RedisSystem {
             (None, Place::Production | Place::Server(_)) => return Err(Error::bug("reach a server")),
         };
         // one that cannot be read proves nothing: it is left out like one that was never written
-        Ok(texts
-            .iter()
-            .filter_map(|text| serde_json::from_slice(text).ok())
-            .collect())
+        Ok(texts.iter().filter_map(|text| serde_json::from_slice(text).ok()).collect())
     }
 }
 

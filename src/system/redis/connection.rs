@@ -50,22 +50,14 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
 impl Endpoint {
     /// A throwaway server on loopback: no password, no TLS.
     pub fn open(host: &str, port: u16) -> Self {
-        Self {
-            host: host.to_owned(),
-            port,
-            user: None,
-            password: None,
-            tls: None,
-        }
+        Self { host: host.to_owned(), port, user: None, password: None, tls: None }
     }
 
     pub fn address(&self) -> String {
@@ -86,10 +78,7 @@ impl Endpoint {
             let mut command: Vec<&[u8]> = vec![b"AUTH"];
             command.extend(self.user.as_ref().map(String::as_bytes));
             command.push(secret.expose().as_bytes());
-            connection
-                .call(&command, job)
-                .await
-                .map_err(|e| e.during("authenticate"))?;
+            connection.call(&command, job).await.map_err(|e| e.during("authenticate"))?;
         }
         Ok(connection)
     }
@@ -114,11 +103,7 @@ impl Endpoint {
                 Box::new(tls)
             }
         };
-        Ok(Connection {
-            stream,
-            received: BytesMut::new(),
-            address: self.address(),
-        })
+        Ok(Connection { stream, received: BytesMut::new(), address: self.address() })
     }
 
     fn unreachable(&self) -> Error {
@@ -131,9 +116,7 @@ impl Endpoint {
 impl TlsFiles {
     fn config(&self) -> Result<rustls::ClientConfig> {
         let bad = |path: &PathBuf, e: rustls::pki_types::pem::Error| {
-            Error::new(ErrorKind::Config, "read PEM file")
-                .with("path", path.display())
-                .because(e)
+            Error::new(ErrorKind::Config, "read PEM file").with("path", path.display()).because(e)
         };
         let mut roots = rustls::RootCertStore::empty();
         match &self.ca {
@@ -228,11 +211,7 @@ impl Connection {
         let (stream, received, address) = (&mut self.stream, &mut self.received, &self.address);
         job.run("read from redis", async {
             match tokio::time::timeout(silence_max, stream.read_buf(received)).await {
-                Ok(Ok(0)) => Err(lost(
-                    address,
-                    "read from redis",
-                    std::io::ErrorKind::UnexpectedEof.into(),
-                )),
+                Ok(Ok(0)) => Err(lost(address, "read from redis", std::io::ErrorKind::UnexpectedEof.into())),
                 Ok(Ok(n)) => Ok(n),
                 Ok(Err(e)) => Err(lost(address, "read from redis", e)),
                 Err(_) => Err(silent(address)),

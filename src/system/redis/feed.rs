@@ -47,10 +47,7 @@ impl<V: Visitor + Send + 'static> Parsing<V> {
             // not among the CPU-bound work: it waits for bytes that may themselves wait for the CPU's workers
             workers.block("parse rdb", work).await
         });
-        Self {
-            chunks: Some(chunks),
-            task,
-        }
+        Self { chunks: Some(chunks), task }
     }
 
     /// Takes the next bytes. When the reader has given up, its error.
@@ -67,9 +64,7 @@ impl<V: Visitor + Send + 'static> Parsing<V> {
     }
 
     async fn failure(&mut self, job: &JobContext) -> Error {
-        let nothing = job
-            .workers()
-            .spawn("replace task", async { Err(Error::bug("read twice")) });
+        let nothing = job.workers().spawn("replace task", async { Err(Error::bug("read twice")) });
         let task = std::mem::replace(&mut self.task, nothing);
         match job.run("parse rdb", task.join()).await {
             Err(error) => error,
@@ -98,8 +93,7 @@ pub async fn parse_stream<V: Visitor + Send + 'static>(
 }
 
 pub async fn next_of(stream: &mut ByteStream, job: &JobContext) -> Result<Option<Bytes>> {
-    job.run("read the backup", async { stream.next().await.transpose() })
-        .await
+    job.run("read the backup", async { stream.next().await.transpose() }).await
 }
 
 struct FileChunks {
@@ -157,6 +151,5 @@ pub async fn parse_file<V: Visitor + Send + 'static>(
 pub async fn file_header(path: &Path, job: &JobContext) -> Result<Header> {
     let (path, inner) = (path.to_owned(), job.clone());
     let work = move || rdb::read_header(open(&path, &inner)?);
-    job.run("read RDB", job.workers().block("read rdb header", work))
-        .await
+    job.run("read RDB", job.workers().block("read rdb header", work)).await
 }

@@ -37,10 +37,7 @@ impl Sum {
     }
 
     fn digest(self) -> Digest {
-        Digest {
-            count: self.count,
-            hash: format!("{:032x}", self.hash),
-        }
+        Digest { count: self.count, hash: format!("{:032x}", self.hash) }
     }
 }
 
@@ -87,11 +84,7 @@ pub struct Tally {
 
 /// Everything that has expired when the snapshot was taken: its time is known to the second, so up to the end of it.
 pub fn cutoff_of(header: &Header) -> i64 {
-    header
-        .created_s
-        .unwrap_or(0)
-        .saturating_add(1)
-        .saturating_mul(1000)
+    header.created_s.unwrap_or(0).saturating_add(1).saturating_mul(1000)
 }
 
 impl Tally {
@@ -101,10 +94,7 @@ impl Tally {
 
     /// Also keeps digests of what is left at `later_ms`.
     pub fn and_at(later_ms: i64) -> Self {
-        Self {
-            later_ms: Some(later_ms),
-            ..Self::default()
-        }
+        Self { later_ms: Some(later_ms), ..Self::default() }
     }
 
     pub fn header(&self) -> &Header {
@@ -205,11 +195,7 @@ impl Tally {
         Profile {
             cutoff_ms: self.cutoff_ms,
             next_expiry_ms: self.next_expiry_ms,
-            databases: self
-                .databases
-                .iter()
-                .map(|(n, d)| (format!("db{n}"), counts(d)))
-                .collect(),
+            databases: self.databases.iter().map(|(n, d)| (format!("db{n}"), counts(d))).collect(),
         }
     }
 }

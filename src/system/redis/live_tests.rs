@@ -29,10 +29,7 @@ struct Live {
 }
 
 fn engine(settings: Settings) -> RedisSystem {
-    let deps = EngineDeps {
-        name: SystemName::parse("cache").unwrap(),
-        state_dir: "/nonexistent".into(),
-    };
+    let deps = EngineDeps { name: SystemName::parse("cache").unwrap(), state_dir: "/nonexistent".into() };
     RedisSystem::build(settings, deps).unwrap()
 }
 
@@ -44,18 +41,9 @@ impl Live {
     /// `adjust` may put files into the data directory first.
     async fn start_in(adjust: impl FnOnce(&Path) -> Result<()>) -> Self {
         let job = JobContext::plain().child(std::time::Duration::from_secs(120));
-        let server = TestServer::start(&engine(Settings::default()), adjust, &job)
-            .await
-            .unwrap();
-        let settings = Settings {
-            port: server.place.port,
-            ..Settings::default()
-        };
-        Self {
-            system: engine(settings),
-            server,
-            job,
-        }
+        let server = TestServer::start(&engine(Settings::default()), adjust, &job).await.unwrap();
+        let settings = Settings { port: server.place.port, ..Settings::default() };
+        Self { system: engine(settings), server, job }
     }
 
     async fn filled() -> Self {
@@ -93,10 +81,7 @@ impl Live {
 
     async fn verify(&self, backups: &MemoryBackups, manifest: &Manifest, place: &Place) -> Verification {
         let chain = [manifest.clone()];
-        self.system
-            .verify(&chain, place, backups, &self.job)
-            .await
-            .unwrap()
+        self.system.verify(&chain, place, backups, &self.job).await.unwrap()
     }
 }
 
@@ -106,9 +91,7 @@ fn request(manifest: &Manifest, place: Place, existing: Existing, patterns: &[&s
         chain: vec![manifest.clone()],
         place,
         existing,
-        selection: Selection {
-            patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
-        },
+        selection: Selection { patterns: patterns.iter().map(|p| (*p).to_owned()).collect() },
     }
 }
 
@@ -155,13 +138,9 @@ async fn fill(connection: &mut Connection, job: &JobContext) {
     let binary: Vec<u8> = (0..=255).collect();
     connection.call(&[b"SET", &binary, &binary], job).await.unwrap();
     let repeated = "lifeboat ".repeat(1000);
-    connection
-        .ask(&["SET", "compressible", &repeated], job)
-        .await
-        .unwrap();
-    let big: Vec<u8> = (0u64..700_000)
-        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
-        .collect();
+    connection.ask(&["SET", "compressible", &repeated], job).await.unwrap();
+    let big: Vec<u8> =
+        (0u64..700_000).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).collect();
     connection.call(&[b"SET", b"big", &big], job).await.unwrap();
     for n in 0..300 {
         let (n, text) = (n.to_string(), format!("element-{n}-{}", "x".repeat(70)));

@@ -86,10 +86,7 @@ fn created_at(header: &rdb::Header) -> Option<crate::domain::Timestamp> {
 }
 
 fn watermark_of(header: &rdb::Header) -> Option<Watermark> {
-    created_at(header).map(|at| Watermark {
-        at,
-        source: WatermarkSource::Engine,
-    })
+    created_at(header).map(|at| Watermark { at, source: WatermarkSource::Engine })
 }
 
 impl Engine for RedisSystem {
@@ -101,10 +98,7 @@ impl Engine for RedisSystem {
     }
 
     fn build(settings: Settings, deps: EngineDeps) -> Result<Self> {
-        Ok(Self {
-            name: deps.name,
-            settings,
-        })
+        Ok(Self { name: deps.name, settings })
     }
 }
 

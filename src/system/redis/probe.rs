@@ -50,11 +50,7 @@ async fn look(system: &RedisSystem, job: &JobContext) -> Result<Health> {
     let info = Info::read(&mut connection, job).await?;
     let mut blocking = blocking_findings(&info);
     blocking.extend(missing_rights(system, &mut connection, job).await?);
-    let state = if blocking.is_empty() {
-        HealthState::Healthy
-    } else {
-        HealthState::Degraded
-    };
+    let state = if blocking.is_empty() { HealthState::Healthy } else { HealthState::Degraded };
     let keys: u64 = info.keys().values().sum();
     let role = info.get("role").unwrap_or("of unknown role");
     let summary = match blocking.first() {
@@ -62,12 +58,7 @@ async fn look(system: &RedisSystem, job: &JobContext) -> Result<Health> {
         None => format!("{role}, {keys} keys in {} databases", info.keys().len()),
     };
     blocking.extend(other_findings(&info));
-    Ok(Health {
-        state,
-        version: Some(info.version()),
-        summary,
-        findings: blocking,
-    })
+    Ok(Health { state, version: Some(info.version()), summary, findings: blocking })
 }
 
 /// What keeps a backup from being taken.
@@ -80,10 +71,7 @@ fn blocking_findings(info: &Info) -> Vec<String> {
         findings.push("this replica has lost its master and cannot give a snapshot".to_owned());
     }
     if info.major().is_some_and(|major| major < 6) {
-        findings.push(format!(
-            "{} is too old: Redis 6 and newer are supported",
-            info.version()
-        ));
+        findings.push(format!("{} is too old: Redis 6 and newer are supported", info.version()));
     }
     findings
 }
@@ -107,10 +95,7 @@ fn other_findings(info: &Info) -> Vec<String> {
         info.is("rdb_last_bgsave_status", "err"),
         "the server's last own snapshot failed: look into its log",
     );
-    find(
-        info.is("role", "slave"),
-        "this is a replica: it may lag behind its master",
-    );
+    find(info.is("role", "slave"), "this is a replica: it may lag behind its master");
     findings
 }
 
@@ -129,9 +114,7 @@ async fn missing_rights(
         }
     }
     // a dry run needs a right of its own and Redis 7: without them the answer is unknown, which is no finding
-    let dry = connection
-        .ask(&["ACL", "DRYRUN", user, "PSYNC", "?", "-1"], job)
-        .await;
+    let dry = connection.ask(&["ACL", "DRYRUN", user, "PSYNC", "?", "-1"], job).await;
     if dry.is_ok_and(|reply| reply.to_text() != "OK") {
         missing.push("psync");
     }

@@ -17,9 +17,7 @@ impl Queries for RedisSystem {
     async fn ask(&self, place: &Place, query: &str, job: &JobContext) -> Result<String> {
         let (db, line) = split_database(query)?;
         let words = split_words(line)?;
-        let endpoint = self
-            .endpoint(place)
-            .ok_or_else(|| needs_server("ask a query of files"))?;
+        let endpoint = self.endpoint(place).ok_or_else(|| needs_server("ask a query of files"))?;
         let mut connection = endpoint.connect(job).await?;
         check_harmless(&mut connection, &words, job).await?;
         if db != 0 {
@@ -37,21 +35,14 @@ async fn check_harmless(connection: &mut Connection, words: &[Vec<u8>], job: &Jo
         return Ok(());
     }
     let reply = connection.call(&[b"COMMAND", b"INFO", name], job).await?;
-    let flags = reply
-        .items()
-        .first()
-        .map(super::resp::Reply::items)
-        .unwrap_or_default()
-        .get(2);
+    let flags = reply.items().first().map(super::resp::Reply::items).unwrap_or_default().get(2);
     let reads = flags.is_some_and(|f| f.items().iter().any(|flag| flag.to_text() == "readonly"));
     if reads {
         return Ok(());
     }
-    Err(
-        Error::new(ErrorKind::Denied, "run a command that does not only read")
-            .with("command", shown)
-            .hint("checks may only use commands that read, such as GET, HGET, LLEN, ZCARD, EXISTS"),
-    )
+    Err(Error::new(ErrorKind::Denied, "run a command that does not only read")
+        .with("command", shown)
+        .hint("checks may only use commands that read, such as GET, HGET, LLEN, ZCARD, EXISTS"))
 }
 
 fn split_database(query: &str) -> Result<(u64, &str)> {
@@ -62,9 +53,7 @@ fn split_database(query: &str) -> Result<(u64, &str)> {
     let (number, line) = rest.split_once(' ').unwrap_or((rest, ""));
     match number.parse() {
         Ok(db) => Ok((db, line)),
-        Err(e) => Err(bad_query("the database is not a number")
-            .with("given", number)
-            .because(e)),
+        Err(e) => Err(bad_query("the database is not a number").with("given", number).because(e)),
     }
 }
 

@@ -178,39 +178,26 @@ impl Reply {
 fn refusal(command: &[u8], text: &str) -> Error {
     let code = text.split(' ').next().unwrap_or_default();
     let (kind, hint) = match code {
-        "WRONGPASS" => (
-            ErrorKind::Denied,
-            "check `password` (and `user`) in the settings of this system",
-        ),
-        "NOAUTH" => (
-            ErrorKind::Denied,
-            "the server wants a password: set `password` in the settings of this system",
-        ),
+        "WRONGPASS" => (ErrorKind::Denied, "check `password` (and `user`) in the settings of this system"),
+        "NOAUTH" => {
+            (ErrorKind::Denied, "the server wants a password: set `password` in the settings of this system")
+        }
         "NOPERM" => (
             ErrorKind::Denied,
             "give the user the right with ACL SETUSER: +psync +replconf +ping +info +config|get for backups",
         ),
-        "DENIED" => (
-            ErrorKind::Denied,
-            "the server is in protected mode: set a password or bind it",
-        ),
-        "READONLY" => (
-            ErrorKind::Conflict,
-            "the server is a replica: use its master, or REPLICAOF NO ONE",
-        ),
+        "DENIED" => (ErrorKind::Denied, "the server is in protected mode: set a password or bind it"),
+        "READONLY" => (ErrorKind::Conflict, "the server is a replica: use its master, or REPLICAOF NO ONE"),
         "BUSYKEY" | "WRONGTYPE" => (ErrorKind::Conflict, ""),
         "OOM" => (ErrorKind::Exhausted, "raise maxmemory of the server"),
         "LOADING" | "MASTERDOWN" | "NOMASTERLINK" | "BUSY" => (ErrorKind::Unreachable, ""),
-        _ if text.contains("invalid password") || text.contains("without any password") => (
-            ErrorKind::Denied,
-            "check `password` (and `user`) in the settings of this system",
-        ),
+        _ if text.contains("invalid password") || text.contains("without any password") => {
+            (ErrorKind::Denied, "check `password` (and `user`) in the settings of this system")
+        }
         _ => (ErrorKind::Failed, ""),
     };
     let name = String::from_utf8_lossy(command).into_owned();
-    let error = Error::new(kind, "carry out command")
-        .with("command", name)
-        .why(text);
+    let error = Error::new(kind, "carry out command").with("command", name).why(text);
     if hint.is_empty() { error } else { error.hint(hint) }
 }
 

@@ -32,18 +32,13 @@ pub enum Way {
 pub async fn plan(system: &RedisSystem, request: RestoreRequest, job: &JobContext) -> Result<RestorePlan> {
     let manifest = point(&request.chain)?.clone();
     if manifest.engine != KIND {
-        return Err(
-            Error::new(ErrorKind::Conflict, "restore a backup of another kind")
-                .with("backup", &manifest.id)
-                .with("kind", &manifest.engine),
-        );
+        return Err(Error::new(ErrorKind::Conflict, "restore a backup of another kind")
+            .with("backup", &manifest.id)
+            .with("kind", &manifest.engine));
     }
-    let bytes = manifest
-        .artifact(&artifact(DUMP)?)
-        .map(|a| a.raw_bytes)
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "find the dump in the backup").with("backup", &manifest.id)
-        })?;
+    let bytes = manifest.artifact(&artifact(DUMP)?).map(|a| a.raw_bytes).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "find the dump in the backup").with("backup", &manifest.id)
+    })?;
     let mut plan = RestorePlan {
         actions: Vec::new(),
         bytes,
@@ -84,8 +79,7 @@ async fn plan_production(
         Some(directory) => {
             let path = directory.join(&system.settings.dbfilename);
             let way = plan_file(plan, manifest, &path, job).await?;
-            plan.actions
-                .push("start the server afterwards: it loads the file".to_owned());
+            plan.actions.push("start the server afterwards: it loads the file".to_owned());
             Ok(way)
         }
         None => {
@@ -107,9 +101,7 @@ async fn plan_file(
     let expected = expected_header(manifest);
     let (target, bytes) = (path.to_owned(), plan.bytes);
     let look = move || look_at_directory(&target, bytes, expected.as_ref());
-    let found = job
-        .run("look at target", job.workers().block("look at target", look))
-        .await?;
+    let found = job.run("look at target", job.workers().block("look at target", look)).await?;
     if found.dump == Dump::Other {
         match plan.request.existing {
             Existing::Refuse => {
@@ -141,15 +133,9 @@ async fn plan_file(
         Some(_) => {}
         None => plan.unknown.push(format!("free space at {}", path.display())),
     }
-    let what = if plan.request.selection.is_everything() {
-        "the dump"
-    } else {
-        "a dump of the chosen keys"
-    };
+    let what = if plan.request.selection.is_everything() { "the dump" } else { "a dump of the chosen keys" };
     plan.actions.push(format!("write {what} to {}", path.display()));
-    Ok(Way::File {
-        path: path.to_owned(),
-    })
+    Ok(Way::File { path: path.to_owned() })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -173,9 +159,7 @@ fn expected_header(manifest: &Manifest) -> Option<rdb::Header> {
 }
 
 fn look_at_directory(path: &Path, bytes: u64, expected: Option<&rdb::Header>) -> Result<Found> {
-    let directory = path
-        .parent()
-        .ok_or_else(|| Error::bug("find the directory of a dump"))?;
+    let directory = path.parent().ok_or_else(|| Error::bug("find the directory of a dump"))?;
     let dump = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Dump::None,
         Err(e) => return Err(e).or_io("look at target", path),
@@ -184,22 +168,12 @@ fn look_at_directory(path: &Path, bytes: u64, expected: Option<&rdb::Header>) ->
     };
     let mut append_only = None;
     for name in APPEND_ONLY {
-        if directory
-            .join(name)
-            .try_exists()
-            .or_io("look at target", directory)?
-        {
+        if directory.join(name).try_exists().or_io("look at target", directory)? {
             append_only = Some(name);
         }
     }
-    let free_bytes = rustix::fs::statvfs(directory)
-        .ok()
-        .map(|s| s.f_bavail.saturating_mul(s.f_frsize));
-    Ok(Found {
-        dump,
-        append_only,
-        free_bytes,
-    })
+    let free_bytes = rustix::fs::statvfs(directory).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+    Ok(Found { dump, append_only, free_bytes })
 }
 
 fn header_of(path: &Path) -> Option<rdb::Header> {
@@ -222,27 +196,20 @@ async fn plan_keys(
             .push("the server is a replica: restore into its master, or REPLICAOF NO ONE first".to_owned());
     }
     if info.is("loading", "1") {
-        plan.missing
-            .push("the server is loading its data: wait".to_owned());
+        plan.missing.push("the server is loading its data: wait".to_owned());
     }
-    plan.missing
-        .extend(too_few_databases(&mut connection, manifest, job).await?);
+    plan.missing.extend(too_few_databases(&mut connection, manifest, job).await?);
     let others = occupied(&mut connection, &info, &plan.request, job).await?;
     match (&others, plan.request.existing) {
         (Occupied::Free | Occupied::Ours, _) => {}
         (Occupied::By(what), Existing::Refuse) => {
-            return Err(
-                Error::new(ErrorKind::Conflict, "restore into a server that holds keys")
-                    .with("server", endpoint.address())
-                    .why(what.clone())
-                    .hint("allow replacing what is there, or choose an empty server"),
-            );
+            return Err(Error::new(ErrorKind::Conflict, "restore into a server that holds keys")
+                .with("server", endpoint.address())
+                .why(what.clone())
+                .hint("allow replacing what is there, or choose an empty server"));
         }
         (Occupied::By(_), Existing::Replace) if plan.request.selection.is_everything() => {
-            plan.actions.push(format!(
-                "read the whole backup once, then FLUSHALL at {}",
-                endpoint.address()
-            ));
+            plan.actions.push(format!("read the whole backup once, then FLUSHALL at {}", endpoint.address()));
         }
         (Occupied::By(what), Existing::Replace) => {
             plan.actions.push(format!("replace what is there: {what}"));
@@ -265,12 +232,8 @@ async fn too_few_databases(
     job: &JobContext,
 ) -> Result<Option<String>> {
     let numbers = manifest.captured.fingerprint.items.keys();
-    let highest: Option<u64> = numbers
-        .filter_map(|name| name.strip_prefix("db")?.parse().ok())
-        .max();
-    let config = server::parameters(connection, "databases", job)
-        .await?
-        .unwrap_or_default();
+    let highest: Option<u64> = numbers.filter_map(|name| name.strip_prefix("db")?.parse().ok()).max();
+    let config = server::parameters(connection, "databases", job).await?.unwrap_or_default();
     let databases = config.get("databases").and_then(|n| n.parse::<u64>().ok());
     Ok(match (highest, databases) {
         (Some(highest), Some(databases)) if highest >= databases => Some(format!(
@@ -366,14 +329,13 @@ pub async fn run(
     match (way, system.endpoint(&plan.request.place)) {
         (Way::File { path }, endpoint) => {
             if let Some(endpoint) = endpoint
-                && endpoint
-                    .connect(job)
-                    .await
-                    .map_or_else(|e| e.kind() != ErrorKind::Unreachable, |_| true)
+                && endpoint.connect(job).await.map_or_else(|e| e.kind() != ErrorKind::Unreachable, |_| true)
             {
                 return Err(Error::new(ErrorKind::Conflict, "replace the file of a running server")
                     .with("server", endpoint.address())
-                    .hint("stop the server first, or plan again: it can be restored key by key while it runs"));
+                    .hint(
+                        "stop the server first, or plan again: it can be restored key by key while it runs",
+                    ));
             }
             restore_file::run(system, &path, &plan.request, source, job).await
         }

@@ -59,30 +59,17 @@ pub async fn run(
             return Err(error);
         }
     };
-    let account = system
-        .settings
-        .account
-        .as_deref()
-        .map(Account::named)
-        .transpose()?;
+    let account = system.settings.account.as_deref().map(Account::named).transpose()?;
     let (target, run) = (path.to_owned(), request.run.clone());
     let same = written.bytes_whole;
     let place = move || put_in_place(&aside, &target, &run, account.as_ref(), same);
-    let kept = job
-        .run(
-            "put dump in place",
-            job.workers().block("put dump in place", place),
-        )
-        .await?;
+    let kept = job.run("put dump in place", job.workers().block("put dump in place", place)).await?;
     Ok(Restored {
         point: Some(manifest.id.clone()),
         items: written.keys,
         bytes: written.bytes,
         watermark: watermark_of(tally.header()),
-        phases: vec![Phase {
-            name: "load".to_owned(),
-            took: began.elapsed(),
-        }],
+        phases: vec![Phase { name: "load".to_owned(), took: began.elapsed() }],
         notes: kept.into_iter().collect(),
     })
 }
@@ -93,12 +80,9 @@ pub fn check_content(tally: &Tally, captured: &Fingerprint) -> Result<()> {
     if read.algorithm != captured.algorithm || read.items == captured.items {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        "accept a backup whose content is not what was captured",
-    )
-    .with("captured", captured.total())
-    .with("read", read.total()))
+    Err(Error::new(ErrorKind::Corrupt, "accept a backup whose content is not what was captured")
+        .with("captured", captured.total())
+        .with("read", read.total()))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -137,11 +121,7 @@ async fn write_whole(aside: &Path, mut stream: ByteStream, job: &JobContext) -> 
     };
     job.run("make dump durable", sync).await?;
     let keys = tally.keys();
-    let written = Written {
-        keys,
-        bytes,
-        bytes_whole: Some(bytes),
-    };
+    let written = Written { keys, bytes, bytes_whole: Some(bytes) };
     Ok((tally, written))
 }
 
@@ -169,14 +149,8 @@ async fn write_chosen(
         file.sync_all().or_io("make dump durable", &path)?;
         Ok(file.metadata().or_io("stat dump", &path)?.len())
     };
-    let bytes = job
-        .run("make dump durable", job.workers().block("finish dump", finish))
-        .await?;
-    let written = Written {
-        keys,
-        bytes,
-        bytes_whole: None,
-    };
+    let bytes = job.run("make dump durable", job.workers().block("finish dump", finish)).await?;
+    let written = Written { keys, bytes, bytes_whole: None };
     Ok((tally, written))
 }
 
@@ -227,9 +201,7 @@ fn put_in_place(
     account: Option<&Account>,
     same_size: Option<u64>,
 ) -> Result<Option<String>> {
-    let directory = target
-        .parent()
-        .ok_or_else(|| Error::bug("find the directory of a dump"))?;
+    let directory = target.parent().ok_or_else(|| Error::bug("find the directory of a dump"))?;
     if nix::unistd::geteuid().is_root() {
         let owner = std::fs::metadata(directory).or_io("stat directory", directory)?;
         let (uid, gid) = account.map_or((owner.uid(), owner.gid()), |a| (a.uid, a.gid));

@@ -38,10 +38,7 @@ pub async fn run(
     let mut phases = Vec::new();
     let began = Instant::now();
     let existing = make_room(&mut connection, request, manifest, source, job).await?;
-    phases.push(Phase {
-        name: "prepare".to_owned(),
-        took: began.elapsed(),
-    });
+    phases.push(Phase { name: "prepare".to_owned(), took: began.elapsed() });
     let began = Instant::now();
     job.progress().set_phase("load");
     let run = request.run.as_str().as_bytes();
@@ -52,10 +49,7 @@ pub async fn run(
     sent.check()?;
     server::select(&mut connection, 0, job).await?;
     connection.call(&[b"DEL", MARKER_KEY], job).await?;
-    phases.push(Phase {
-        name: "load".to_owned(),
-        took: began.elapsed(),
-    });
+    phases.push(Phase { name: "load".to_owned(), took: began.elapsed() });
     Ok(Restored {
         point: Some(manifest.id.clone()),
         items: sent.keys,
@@ -212,10 +206,7 @@ impl Loader {
         let name_end = out.len() - 2;
         let name = name_end - record.key.len()..name_end;
         let mut expiry = [0; 20];
-        resp::encode_word(
-            decimal::format(record.expires_at_ms.unwrap_or(0), &mut expiry),
-            out,
-        );
+        resp::encode_word(decimal::format(record.expires_at_ms.unwrap_or(0), &mut expiry), out);
         let trailer = rdb::dump_trailer(record.encoding, record.raw, self.version);
         resp::encode_word_start(1 + record.raw.len() + trailer.len(), out);
         out.push(record.encoding);
@@ -236,10 +227,7 @@ impl Loader {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.expired > 0 {
-            notes.push(format!(
-                "{} keys had expired meanwhile and were left out",
-                self.expired
-            ));
+            notes.push(format!("{} keys had expired meanwhile and were left out", self.expired));
         }
         if self.functions_left_out > 0 {
             notes.push("function libraries were left out: only keys were chosen".to_owned());
@@ -315,10 +303,7 @@ async fn send_all(
     job: &JobContext,
 ) -> Result<Sent> {
     let (mut sent, mut selected) = (Sent::default(), 0);
-    while let Some(batch) = job
-        .run("wait for keys", async { Ok::<_, Error>(batches.recv().await) })
-        .await?
-    {
+    while let Some(batch) = job.run("wait for keys", async { Ok::<_, Error>(batches.recv().await) }).await? {
         if batch.db != selected {
             server::select(connection, batch.db, job).await?;
             selected = batch.db;

@@ -66,9 +66,7 @@ impl Sandboxing for RedisSystem {
     }
 
     async fn ready(&self, place: &Place, job: &JobContext) -> Result<()> {
-        let endpoint = self
-            .endpoint(place)
-            .ok_or_else(|| needs_server("wait for a server on files"))?;
+        let endpoint = self.endpoint(place).ok_or_else(|| needs_server("wait for a server on files"))?;
         loop {
             let answer = async {
                 let mut connection = endpoint.connect(job).await?;

@@ -87,15 +87,11 @@ pub async fn parameters(
 }
 
 pub async fn select(connection: &mut Connection, db: u64, job: &JobContext) -> Result<()> {
-    connection
-        .ask(&["SELECT", &db.to_string()], job)
-        .await
-        .map(drop)
-        .map_err(|e| {
-            e.during("select database").with("db", db).hint(
-                "raise `databases` in the server's configuration: the backup uses a higher database number",
-            )
-        })
+    connection.ask(&["SELECT", &db.to_string()], job).await.map(drop).map_err(|e| {
+        e.during("select database")
+            .with("db", db)
+            .hint("raise `databases` in the server's configuration: the backup uses a higher database number")
+    })
 }
 
 /// Whether `key` exists in the selected database.

@@ -76,11 +76,8 @@ impl Settings {
             problem("dbfilename", "must be a file name without a directory");
         }
         if self.tls == Tls::Off {
-            let files = [
-                ("ca_file", &self.ca_file),
-                ("cert_file", &self.cert_file),
-                ("key_file", &self.key_file),
-            ];
+            let files =
+                [("ca_file", &self.ca_file), ("cert_file", &self.cert_file), ("key_file", &self.key_file)];
             for (key, _) in files.iter().filter(|(_, file)| file.is_some()) {
                 problem(key, "has no effect with tls = \"off\"");
             }
@@ -98,11 +95,8 @@ impl Settings {
     }
 
     pub fn endpoint(&self) -> Endpoint {
-        let tls = TlsFiles {
-            ca: self.ca_file.clone(),
-            cert: self.cert_file.clone(),
-            key: self.key_file.clone(),
-        };
+        let tls =
+            TlsFiles { ca: self.ca_file.clone(), cert: self.cert_file.clone(), key: self.key_file.clone() };
         Endpoint {
             host: self.host.clone(),
             port: self.port,

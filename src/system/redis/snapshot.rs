@@ -79,12 +79,7 @@ impl Snapshot {
             Framing::Left(bytes) => Some(bytes),
             Framing::Mark(_) | Framing::Done => None,
         };
-        Ok(Self {
-            connection,
-            framing,
-            position,
-            bytes,
-        })
+        Ok(Self { connection, framing, position, bytes })
     }
 
     /// The next bytes of the RDB; `None` only at its announced end.
@@ -97,11 +92,7 @@ impl Snapshot {
             }
             let filled = self.connection.fill(SILENCE_MAX, job).await;
             filled.map_err(|e| {
-                if e.kind() == ErrorKind::Unreachable {
-                    e.during("read the whole snapshot")
-                } else {
-                    e
-                }
+                if e.kind() == ErrorKind::Unreachable { e.during("read the whole snapshot") } else { e }
             })?;
             job.progress().beat();
         }
@@ -134,11 +125,7 @@ impl Snapshot {
                     self.framing = Framing::Done;
                     let rest = received.split_to(body).freeze();
                     received.clear();
-                    return if rest.is_empty() {
-                        Ready::End
-                    } else {
-                        Ready::Bytes(rest)
-                    };
+                    return if rest.is_empty() { Ready::End } else { Ready::Bytes(rest) };
                 }
                 if body == 0 {
                     return Ready::Nothing;
@@ -169,22 +156,12 @@ fn given_up(error: Error) -> Error {
 fn refused(line: &str) -> Error {
     let text = line.trim_start_matches('-');
     let (kind, hint) = match text.split(' ').next().unwrap_or_default() {
-        "NOPERM" | "NOAUTH" => (
-            ErrorKind::Denied,
-            "give the user the right with ACL SETUSER: +psync +replconf +ping",
-        ),
-        "NOMASTERLINK" => (
-            ErrorKind::Unreachable,
-            "this replica has lost its master: back up the master",
-        ),
-        "LOADING" => (
-            ErrorKind::Unreachable,
-            "the server is loading its data: try again later",
-        ),
-        _ => (
-            ErrorKind::Failed,
-            "look into the server's log; MISCONF and fork errors are explained there",
-        ),
+        "NOPERM" | "NOAUTH" => {
+            (ErrorKind::Denied, "give the user the right with ACL SETUSER: +psync +replconf +ping")
+        }
+        "NOMASTERLINK" => (ErrorKind::Unreachable, "this replica has lost its master: back up the master"),
+        "LOADING" => (ErrorKind::Unreachable, "the server is loading its data: try again later"),
+        _ => (ErrorKind::Failed, "look into the server's log; MISCONF and fork errors are explained there"),
     };
     Error::new(kind, "begin replication").why(text).hint(hint)
 }
@@ -222,10 +199,7 @@ mod tests {
     fn both_ways_of_announcing_a_snapshot_are_understood() {
         assert!(matches!(framing("$1234").unwrap(), Framing::Left(1234)));
         let mark = "0123456789abcdef0123456789abcdef01234567";
-        assert!(matches!(
-            framing(&format!("$EOF:{mark}")).unwrap(),
-            Framing::Mark(_)
-        ));
+        assert!(matches!(framing(&format!("$EOF:{mark}")).unwrap(), Framing::Mark(_)));
         assert!(framing("$EOF:short").is_err());
         assert!(framing("hello").is_err());
         assert_eq!(full_resync("+FULLRESYNC abc 17").unwrap(), "abc:17");
@@ -236,9 +210,6 @@ mod tests {
         let kind = |line: &str| full_resync(line).unwrap_err().kind();
         assert_eq!(kind("-NOPERM no permissions"), ErrorKind::Denied);
         assert_eq!(kind("-NOMASTERLINK Can't SYNC"), ErrorKind::Unreachable);
-        assert_eq!(
-            framing("-ERR BGSAVE failed").unwrap_err().kind(),
-            ErrorKind::Failed
-        );
+        assert_eq!(framing("-ERR BGSAVE failed").unwrap_err().kind(), ErrorKind::Failed);
     }
 }

@@ -11,12 +11,8 @@ use crate::system::BackupSink;
 
 const ACL: &str = "acl.txt";
 const CONFIG: &str = "config.txt";
-const SECRET_PARAMETERS: [&str; 4] = [
-    "requirepass",
-    "masterauth",
-    "tls-key-file-pass",
-    "tls-client-key-file-pass",
-];
+const SECRET_PARAMETERS: [&str; 4] =
+    ["requirepass", "masterauth", "tls-key-file-pass", "tls-client-key-file-pass"];
 
 /// Writes both artifacts, as far as the user may read them. Gives the notes for the manifest.
 pub async fn capture(
@@ -28,9 +24,7 @@ pub async fn capture(
     match connection.ask(&["ACL", "LIST"], job).await {
         Ok(users) => {
             store(sink, ACL, users.to_text() + "\n", job).await?;
-            notes.push(format!(
-                "users are in {ACL}, with hashed passwords; a restore does not apply them"
-            ));
+            notes.push(format!("users are in {ACL}, with hashed passwords; a restore does not apply them"));
         }
         Err(error) if is_not_allowed(error.kind()) => {
             notes.push("users were not captured: the right to ACL LIST is missing".to_owned());

@@ -43,11 +43,7 @@ pub async fn verify(
             return Ok(found);
         }
     };
-    found.push(Check::passed(
-        "snapshot read to its end",
-        E2,
-        format!("{} bytes", summary.bytes),
-    ));
+    found.push(Check::passed("snapshot read to its end", E2, format!("{} bytes", summary.bytes)));
     found.push(integrity(&summary));
     compare(manifest, &copy, source, &mut found, job).await?;
     Ok(found)
@@ -70,18 +66,10 @@ async fn look_at_server(
 /// A copy that cannot be read is a finding; anything else stays an error.
 fn what_failed(error: Error) -> Result<Check> {
     match error.kind() {
-        ErrorKind::Unreachable | ErrorKind::NotFound => Ok(Check::failed(
-            "copy can be read",
-            E2,
-            "a snapshot",
-            error.to_string(),
-        )),
-        ErrorKind::Corrupt => Ok(Check::failed(
-            "structure and checksum",
-            E3,
-            "sound",
-            error.to_string(),
-        )),
+        ErrorKind::Unreachable | ErrorKind::NotFound => {
+            Ok(Check::failed("copy can be read", E2, "a snapshot", error.to_string()))
+        }
+        ErrorKind::Corrupt => Ok(Check::failed("structure and checksum", E3, "sound", error.to_string())),
         ErrorKind::Config
         | ErrorKind::Denied
         | ErrorKind::Conflict
@@ -113,22 +101,15 @@ async fn compare(
 ) -> Result<()> {
     let captured = &manifest.captured.fingerprint;
     if captured.algorithm != ALGORITHM {
-        let why = format!(
-            "the backup was hashed as {}, this lifeboat hashes as {ALGORITHM}",
-            captured.algorithm
-        );
+        let why =
+            format!("the backup was hashed as {}, this lifeboat hashes as {ALGORITHM}", captured.algorithm);
         found.push(Check::inconclusive("content", E4, why));
         return Ok(());
     }
     let detail: Detail = serde_json::from_value(manifest.captured.detail.clone()).map_err(|e| {
-        Error::new(ErrorKind::Corrupt, "read the notes of the backup")
-            .with("backup", &manifest.id)
-            .because(e)
+        Error::new(ErrorKind::Corrupt, "read the notes of the backup").with("backup", &manifest.id).because(e)
     })?;
-    let expired_since = detail
-        .profile
-        .next_expiry_ms
-        .is_some_and(|at| at <= copy.cutoff_ms());
+    let expired_since = detail.profile.next_expiry_ms.is_some_and(|at| at <= copy.cutoff_ms());
     let expected = if expired_since {
         expected_at(manifest, copy.cutoff_ms(), source, found, job).await?
     } else {
@@ -146,10 +127,7 @@ async fn compare(
     }
     compare_items(&expected, &seen, found);
     let profile = copy.profile();
-    let counts = profile
-        .databases
-        .iter()
-        .map(|(name, c)| format!("{name} {}", c.expiring));
+    let counts = profile.databases.iter().map(|(name, c)| format!("{name} {}", c.expiring));
     let expiring = counts.collect::<Vec<_>>().join(", ");
     found.push(Check::passed("keys with an expiry", E3, expiring));
     Ok(())
@@ -176,11 +154,7 @@ async fn expected_at(
     }
     let left = tally.later_fingerprint();
     let gone = captured.total().saturating_sub(left.total());
-    found.push(Check::passed(
-        "expired since the capture",
-        E3,
-        format!("{gone} keys, not lost"),
-    ));
+    found.push(Check::passed("expired since the capture", E3, format!("{gone} keys, not lost")));
     Ok(left)
 }
 
@@ -191,12 +165,7 @@ fn compare_items(expected: &Fingerprint, seen: &Fingerprint, found: &mut Verific
         if name != FUNCTIONS {
             found.compared += after.map_or(0, |d| d.count);
         }
-        found.push(Check::equal(
-            name.as_str(),
-            E4,
-            text(name, before),
-            text(name, after),
-        ));
+        found.push(Check::equal(name.as_str(), E4, text(name, before), text(name, after)));
     }
 }
 

@@ -60,11 +60,7 @@ pub(super) struct Ownership {
 impl Ownership {
     fn of(path: &Path) -> std::io::Result<Self> {
         let meta = std::fs::metadata(path)?;
-        Ok(Self {
-            uid: meta.uid(),
-            gid: meta.gid(),
-            mode: meta.mode() & 0o7777,
-        })
+        Ok(Self { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 })
     }
 }
 
@@ -88,10 +84,7 @@ impl SqliteSystem {
     pub(super) async fn plan(&self, request: &BackupRequest, job: &JobContext) -> Result<BackupPlan> {
         let path = self.path().to_path_buf();
         let parent = usable_chain(request.kind, &request.chain).last().cloned();
-        let before = parent
-            .as_ref()
-            .and_then(|p| Detail::of(&p.captured).ok())
-            .map(|d| d.signature);
+        let before = parent.as_ref().and_then(|p| Detail::of(&p.captured).ok()).map(|d| d.signature);
         let (signature, bytes) = blocking("plan backup", job, move |_| {
             let signature = Signature::of(&path).or_io("find database", &path)?;
             let bytes = std::fs::metadata(&path).or_io("find database", &path)?.len();
@@ -133,12 +126,8 @@ impl SqliteSystem {
         job: &JobContext,
     ) -> Result<Captured> {
         job.progress().set_phase("copy");
-        let (path, state, busy, id) = (
-            self.path().to_path_buf(),
-            self.deps.state_dir.clone(),
-            self.busy,
-            plan.id.clone(),
-        );
+        let (path, state, busy, id) =
+            (self.path().to_path_buf(), self.deps.state_dir.clone(), self.busy, plan.id.clone());
         let inner = job.clone();
         let mut copy = blocking("copy database", job, move |brake| {
             let scratch = Scratch::create(&state, id.as_str())?;
@@ -146,10 +135,7 @@ impl SqliteSystem {
         })
         .await?;
         if let Some(parent) = plan.parent.as_ref().filter(|p| is_same(&copy, p)) {
-            copy.notes.push(format!(
-                "nothing changed since {}: no data stored again",
-                parent.id
-            ));
+            copy.notes.push(format!("nothing changed since {}: no data stored again", parent.id));
         } else {
             job.progress().set_phase("store");
             job.progress().set_total(copy.detail.bytes);
@@ -214,11 +200,7 @@ fn copy_database(
     refuse_open_log(&copy_path)?;
     let directory = path.parent().unwrap_or(path);
     let detail = Detail {
-        file_name: path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        file_name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         bytes: std::fs::metadata(&copy_path).or_io(op, &copy_path)?.len(),
         header,
         foreign_key_violations,
@@ -228,17 +210,10 @@ fn copy_database(
     };
     let mut notes = Vec::new();
     if foreign_key_violations > 0 {
-        notes.push(format!(
-            "{foreign_key_violations} rows refer to rows that do not exist; kept as they are"
-        ));
+        notes
+            .push(format!("{foreign_key_violations} rows refer to rows that do not exist; kept as they are"));
     }
-    Ok(Copy {
-        scratch,
-        at,
-        detail,
-        fingerprint,
-        notes,
-    })
+    Ok(Copy { scratch, at, detail, fingerprint, notes })
 }
 
 /// SQLite takes an empty file for an empty database; a truncated one must not become a good backup.
@@ -253,9 +228,7 @@ fn refuse_empty(path: &Path) -> Result<()> {
 }
 
 pub(super) fn refuse_small_disk(state: &Path, bytes: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(state)
-        .map_err(std::io::Error::from)
-        .or_io("measure free space", state)?;
+    let stat = rustix::fs::statvfs(state).map_err(std::io::Error::from).or_io("measure free space", state)?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free >= bytes.saturating_add(SPARE_BYTES) {
         return Ok(());
@@ -307,9 +280,7 @@ fn examine(copy: &Path, source: &Path, brake: &Brake, job: &JobContext) -> Resul
 /// What `integrity_check` found; empty when all is well.
 pub(super) fn integrity(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({INTEGRITY_FINDINGS_MAX})"))?;
-    let lines: Vec<String> = statement
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(if lines == ["ok"] { Vec::new() } else { lines })
 }
 
@@ -347,10 +318,7 @@ async fn store(copy: &Path, bytes: u64, sink: &dyn BackupSink, job: &JobContext)
         let path = path.clone();
         let (back, chunk) = blocking(op, job, move |_| {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            file.by_ref()
-                .take(CHUNK_BYTES as u64)
-                .read_to_end(&mut chunk)
-                .or_io(op, &path)?;
+            file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk).or_io(op, &path)?;
             Ok((file, Bytes::from(chunk)))
         })
         .await?;

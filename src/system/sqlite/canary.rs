@@ -32,9 +32,7 @@ impl Canary for SqliteSystem {
             let connection = open_reading(&path, busy)?;
             brake.attach(&connection);
             let rows = select(&connection).map_err(|e| sql_error("read canaries", &path, e))?;
-            rows.into_iter()
-                .map(|row| parse(row).map_err(|e| e.with("path", path.display())))
-                .collect()
+            rows.into_iter().map(|row| parse(row).map_err(|e| e.with("path", path.display()))).collect()
         })
         .await
     }
@@ -75,14 +73,7 @@ fn select(connection: &Connection) -> rusqlite::Result<Vec<RawRecord>> {
 }
 
 fn parse((seq, utc, mac): RawRecord) -> Result<CanaryRecord> {
-    let utc: Timestamp = utc.parse().map_err(|e| {
-        Error::new(ErrorKind::Corrupt, "read canary")
-            .with("seq", seq)
-            .because(e)
-    })?;
-    Ok(CanaryRecord {
-        seq: seq.cast_unsigned(),
-        utc,
-        mac,
-    })
+    let utc: Timestamp =
+        utc.parse().map_err(|e| Error::new(ErrorKind::Corrupt, "read canary").with("seq", seq).because(e))?;
+    Ok(CanaryRecord { seq: seq.cast_unsigned(), utc, mac })
 }

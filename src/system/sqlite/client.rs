@@ -100,21 +100,15 @@ fn open(path: &Path, access: OpenFlags, busy: Duration) -> Result<Connection> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_file() => {}
         Ok(_) => {
-            return Err(Error::new(ErrorKind::Config, op)
-                .with("path", path.display())
-                .why("it is no file"));
+            return Err(Error::new(ErrorKind::Config, op).with("path", path.display()).why("it is no file"));
         }
         Err(e) => {
-            return Err(Error::new(crate::error::io_kind(&e), op)
-                .with("path", path.display())
-                .because(e));
+            return Err(Error::new(crate::error::io_kind(&e), op).with("path", path.display()).because(e));
         }
     }
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|e| sql_error(op, path, e))?;
-    connection
-        .busy_timeout(busy)
-        .map_err(|e| sql_error(op, path, e))?;
+    connection.busy_timeout(busy).map_err(|e| sql_error(op, path, e))?;
     Ok(connection)
 }
 
@@ -131,18 +125,9 @@ pub(super) fn sql_error(op: &'static str, path: &Path, error: rusqlite::Error) -
     let kind = error_kind(&error);
     let wrapped = Error::new(kind, op).with("path", path.display()).because(error);
     let hints = [
-        (
-            ErrorKind::Corrupt,
-            "the file is damaged: restore the newest proven backup beside it and compare",
-        ),
-        (
-            ErrorKind::Busy,
-            "a writer holds the lock: raise busy_timeout, or look for a transaction left open",
-        ),
-        (
-            ErrorKind::Denied,
-            "give lifeboat the right to read the file and to write into its directory",
-        ),
+        (ErrorKind::Corrupt, "the file is damaged: restore the newest proven backup beside it and compare"),
+        (ErrorKind::Busy, "a writer holds the lock: raise busy_timeout, or look for a transaction left open"),
+        (ErrorKind::Denied, "give lifeboat the right to read the file and to write into its directory"),
         (
             ErrorKind::Exhausted,
             "free space in the state directory: a copy of the whole database is made there",

@@ -63,25 +63,16 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
     let sql = "SELECT name, wr FROM pragma_table_list \
                WHERE schema = 'main' AND type IN ('table', 'shadow') ORDER BY name";
     let mut statement = connection.prepare(sql)?;
-    let found = statement.query_map([], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)? == 1))
-    })?;
+    let found = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)? == 1)))?;
     let mut tables = Vec::new();
     for entry in found {
         let (name, without_rowid) = entry?;
         if name == CANARY_TABLE || name == SCHEMA_ITEM || name.starts_with("sqlite_stat") {
             continue;
         }
-        let rowid = if without_rowid {
-            None
-        } else {
-            rowid_name(connection, &name)?
-        };
+        let rowid = if without_rowid { None } else { rowid_name(connection, &name)? };
         let columns = rowid.map_or_else(|| "*".to_owned(), |rowid| format!("{rowid}, *"));
-        tables.push(Table {
-            select: format!("SELECT {columns} FROM main.{}", quoted(&name)),
-            name,
-        });
+        tables.push(Table { select: format!("SELECT {columns} FROM main.{}", quoted(&name)), name });
     }
     Ok(tables)
 }
@@ -89,9 +80,8 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
 /// A name that still means the rowid: a column may be called like it. `None` when all three are taken.
 fn rowid_name(connection: &Connection, table: &str) -> rusqlite::Result<Option<&'static str>> {
     let mut statement = connection.prepare("SELECT name FROM pragma_table_xinfo(?1)")?;
-    let columns: Vec<String> = statement
-        .query_map([table], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let columns: Vec<String> =
+        statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let free = |name: &&str| !columns.iter().any(|c| c.eq_ignore_ascii_case(name));
     Ok(["rowid", "_rowid_", "oid"].into_iter().find(free))
 }
@@ -114,10 +104,7 @@ fn hash_rows(connection: &Connection, select: &str, path: &Path, brake: &Brake) 
             buffer = Vec::new();
         }
     }
-    Ok(Digest {
-        count,
-        hash: format!("{sum:032x}"),
-    })
+    Ok(Digest { count, hash: format!("{sum:032x}") })
 }
 
 fn encode(row: &Row<'_>, columns: usize, buffer: &mut Vec<u8>) -> rusqlite::Result<()> {
@@ -150,12 +137,7 @@ fn push_bytes(buffer: &mut Vec<u8>, class: u8, bytes: &[u8]) {
 pub(super) fn summary(fingerprint: &Fingerprint) -> String {
     let mut text = String::new();
     for (name, digest) in &fingerprint.items {
-        text.push_str(&format!(
-            "{}:{name}={}:{};",
-            name.len(),
-            digest.count,
-            digest.hash
-        ));
+        text.push_str(&format!("{}:{name}={}:{};", name.len(), digest.count, digest.hash));
     }
     format!("{:032x}", xxh3_128(text.as_bytes()))
 }
@@ -173,12 +155,8 @@ mod tests {
     #[test]
     fn the_order_of_insertion_does_not_matter_and_every_value_does() {
         let table = "CREATE TABLE t(k INTEGER PRIMARY KEY, v);";
-        let base = of(&format!(
-            "{table} INSERT INTO t VALUES (1, 'a'), (2, 1.5), (3, x'00ff'), (4, NULL)"
-        ));
-        let turned = of(&format!(
-            "{table} INSERT INTO t VALUES (4, NULL), (3, x'00ff'), (2, 1.5), (1, 'a')"
-        ));
+        let base = of(&format!("{table} INSERT INTO t VALUES (1, 'a'), (2, 1.5), (3, x'00ff'), (4, NULL)"));
+        let turned = of(&format!("{table} INSERT INTO t VALUES (4, NULL), (3, x'00ff'), (2, 1.5), (1, 'a')"));
         assert_eq!(base, turned);
         for values in [
             "(1, 'b'), (2, 1.5), (3, x'00ff'), (4, NULL)",
@@ -198,15 +176,9 @@ mod tests {
     #[test]
     fn values_may_not_move_between_columns_or_rows() {
         let table = "CREATE TABLE t(a, b) ;";
-        let left = of(&format!(
-            "{table} INSERT INTO t(rowid, a, b) VALUES (1, 'ab', 'c'), (2, 'x', 'y')"
-        ));
-        let shifted = of(&format!(
-            "{table} INSERT INTO t(rowid, a, b) VALUES (1, 'a', 'bc'), (2, 'x', 'y')"
-        ));
-        let swapped = of(&format!(
-            "{table} INSERT INTO t(rowid, a, b) VALUES (2, 'ab', 'c'), (1, 'x', 'y')"
-        ));
+        let left = of(&format!("{table} INSERT INTO t(rowid, a, b) VALUES (1, 'ab', 'c'), (2, 'x', 'y')"));
+        let shifted = of(&format!("{table} INSERT INTO t(rowid, a, b) VALUES (1, 'a', 'bc'), (2, 'x', 'y')"));
+        let swapped = of(&format!("{table} INSERT INTO t(rowid, a, b) VALUES (2, 'ab', 'c'), (1, 'x', 'y')"));
         assert_ne!(left, shifted);
         assert_ne!(left, swapped);
     }
@@ -228,16 +200,14 @@ mod tests {
 
     #[test]
     fn every_sort_of_table_is_read() {
-        let found = of(
-            "CREATE TABLE a(rowid TEXT, _rowid_ TEXT, oid TEXT); INSERT INTO a VALUES (1, 2, 3);\
+        let found = of("CREATE TABLE a(rowid TEXT, _rowid_ TEXT, oid TEXT); INSERT INTO a VALUES (1, 2, 3);\
              CREATE TABLE b(k TEXT PRIMARY KEY, v) WITHOUT ROWID; INSERT INTO b VALUES ('k', 1);\
              CREATE TABLE \"we\"\"ird na'me\"(rowid); INSERT INTO \"we\"\"ird na'me\" VALUES (1);\
              CREATE TABLE g(a, b AS (a * 2), c AS (a + 1) STORED); INSERT INTO g(a) VALUES (3);\
              CREATE VIRTUAL TABLE f USING fts5(text); INSERT INTO f VALUES ('hello');\
              CREATE TABLE s(k INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO s VALUES (9);\
              CREATE TABLE lifeboat_canary(seq); INSERT INTO lifeboat_canary VALUES (1); CREATE INDEX i ON a(oid);\
-             CREATE VIEW v AS SELECT 1; ANALYZE",
-        );
+             CREATE VIEW v AS SELECT 1; ANALYZE");
         let names: Vec<&str> = found.items.keys().map(String::as_str).collect();
         assert_eq!(
             names,

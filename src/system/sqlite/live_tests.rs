@@ -28,21 +28,11 @@ impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("app")).unwrap();
-        let settings = format!(
-            "path = '{}'\nbusy_timeout = '30s'",
-            dir.path().join("app/app.db").display()
-        );
-        let deps = EngineDeps {
-            name: SystemName::parse("app").unwrap(),
-            state_dir: dir.path().join("state"),
-        };
+        let settings = format!("path = '{}'\nbusy_timeout = '30s'", dir.path().join("app/app.db").display());
+        let deps =
+            EngineDeps { name: SystemName::parse("app").unwrap(), state_dir: dir.path().join("state") };
         let system = SqliteSystem::build(toml::from_str(&settings).unwrap(), deps).unwrap();
-        Self {
-            dir,
-            system,
-            backups: MemoryBackups::default(),
-            job: JobContext::plain(),
-        }
+        Self { dir, system, backups: MemoryBackups::default(), job: JobContext::plain() }
     }
 
     fn with(sql: &str) -> Self {
@@ -60,9 +50,7 @@ impl Home {
     }
 
     fn place(&self, name: &str) -> Place {
-        Place::Directory {
-            path: self.dir.path().join(name),
-        }
+        Place::Directory { path: self.dir.path().join(name) }
     }
 
     fn at(&self, place: &Place) -> PathBuf {
@@ -101,10 +89,7 @@ impl Home {
     }
 
     async fn verify(&self, chain: &[Manifest], place: &Place) -> Verification {
-        self.system
-            .verify(chain, place, &self.backups, &self.job)
-            .await
-            .unwrap()
+        self.system.verify(chain, place, &self.backups, &self.job).await.unwrap()
     }
 
     async fn assert_green(&self, chain: &[Manifest], place: &Place) {
@@ -114,9 +99,7 @@ impl Home {
 
     fn app_files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path().join("app")).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -139,10 +122,7 @@ impl Subject for SqliteSubject {
     }
 
     async fn fill(&self, _job: &JobContext) -> Result<()> {
-        self.0
-            .production()
-            .execute_batch(&format!("PRAGMA journal_mode = WAL; {SOME}"))
-            .unwrap();
+        self.0.production().execute_batch(&format!("PRAGMA journal_mode = WAL; {SOME}")).unwrap();
         Ok(())
     }
 
@@ -197,8 +177,7 @@ impl Subject for SqliteSubject {
             }
             sql => {
                 let copy = Connection::open(&path).unwrap();
-                copy.execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}"))
-                    .unwrap();
+                copy.execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}")).unwrap();
             }
         }
         Ok(())
@@ -210,9 +189,5 @@ async fn sqlite_conforms() {
     let subject = SqliteSubject(Home::new(), 0.into());
     conformance::check(&subject, &subject.0.job).await.unwrap();
     let state = subject.0.dir.path().join("state");
-    assert_eq!(
-        std::fs::read_dir(state).unwrap().count(),
-        0,
-        "captures are removed"
-    );
+    assert_eq!(std::fs::read_dir(state).unwrap().count(), 0, "captures are removed");
 }

@@ -63,9 +63,7 @@ impl Engine for SqliteSystem {
                 .with("key", key)
                 .why(message));
         }
-        let busy = settings
-            .busy_timeout()
-            .map_err(|e| Error::bug("read checked busy_timeout").why(e))?;
+        let busy = settings.busy_timeout().map_err(|e| Error::bug("read checked busy_timeout").why(e))?;
         Ok(Self { settings, busy, deps })
     }
 }

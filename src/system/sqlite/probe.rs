@@ -45,16 +45,10 @@ fn examine(path: &Path, busy: Duration, brake: &Brake) -> Result<Health> {
     brake.attach(&connection);
     let bytes = file_bytes(path);
     if bytes == 0 && file_bytes(&with_suffix(path, "-wal")) == 0 {
-        return Ok(health(
-            HealthState::Down,
-            "the file is empty: no database, or one that was truncated",
-        ));
+        return Ok(health(HealthState::Down, "the file is empty: no database, or one that was truncated"));
     }
-    let tables: i64 = one(
-        &connection,
-        "SELECT count(*) FROM sqlite_schema WHERE type = 'table'",
-    )
-    .map_err(failed)?;
+    let tables: i64 =
+        one(&connection, "SELECT count(*) FROM sqlite_schema WHERE type = 'table'").map_err(failed)?;
     let pages: i64 = one(&connection, "PRAGMA page_count").map_err(failed)?;
     let page_size: i64 = one(&connection, "PRAGMA page_size").map_err(failed)?;
     let journal: String = one(&connection, "PRAGMA journal_mode").map_err(failed)?;
@@ -64,10 +58,8 @@ fn examine(path: &Path, busy: Duration, brake: &Brake) -> Result<Health> {
         let summary = format!("truncated: {bytes} of {full} bytes are there");
         return Ok(health(HealthState::Down, summary));
     }
-    let mut health = health(
-        HealthState::Healthy,
-        format!("{tables} tables, {full} bytes, journal {journal}"),
-    );
+    let mut health =
+        health(HealthState::Healthy, format!("{tables} tables, {full} bytes, journal {journal}"));
     if journal != "wal" {
         let finding = "no WAL mode: commits of other programs wait while a backup copies";
         health.findings.push(finding.to_owned());

@@ -62,23 +62,17 @@ impl SqliteSystem {
         match holder(&plan.request.chain) {
             Some(holder) => {
                 plan.bytes = Detail::of(&holder.captured)?.bytes;
-                plan.actions
-                    .push(format!("write {} from backup {}", target.display(), holder.id));
+                plan.actions.push(format!("write {} from backup {}", target.display(), holder.id));
             }
-            None => plan
-                .missing
-                .push("no backup of the chain holds the database".to_owned()),
+            None => plan.missing.push("no backup of the chain holds the database".to_owned()),
         }
         if seen.database {
             let old = old_name(&target, &plan.request.run);
-            plan.actions
-                .insert(0, format!("keep the present database as {}", old.display()));
-            plan.actions
-                .push("programs that have the old database open must be restarted".to_owned());
+            plan.actions.insert(0, format!("keep the present database as {}", old.display()));
+            plan.actions.push("programs that have the old database open must be restarted".to_owned());
         }
         if seen.free_bytes.is_some_and(|free| free < plan.bytes) {
-            plan.missing
-                .push(format!("{} bytes of space for {}", plan.bytes, target.display()));
+            plan.missing.push(format!("{} bytes of space for {}", plan.bytes, target.display()));
         }
         Ok(plan)
     }
@@ -111,19 +105,13 @@ impl SqliteSystem {
         })
         .await?;
         job.progress().add_items(last.captured.fingerprint.total());
-        let phase = |name: &str, took: Duration| Phase {
-            name: name.to_owned(),
-            took,
-        };
+        let phase = |name: &str, took: Duration| Phase { name: name.to_owned(), took };
         Ok(Restored {
             point: Some(last.id.clone()),
             items: last.captured.fingerprint.total(),
             bytes,
             watermark: None,
-            phases: vec![
-                phase("fetch", fetched),
-                phase("load", began.elapsed().saturating_sub(fetched)),
-            ],
+            phases: vec![phase("fetch", fetched), phase("load", began.elapsed().saturating_sub(fetched))],
             notes,
         })
     }
@@ -166,11 +154,7 @@ fn look(target: &Path, run: &RunId) -> Result<Seen> {
     }
     let existing = target.ancestors().find(|a| a.is_dir());
     let free_bytes = existing.and_then(|dir| rustix::fs::statvfs(dir).ok());
-    Ok(Seen {
-        database,
-        in_the_way,
-        free_bytes: free_bytes.map(|s| s.f_bavail.saturating_mul(s.f_frsize)),
-    })
+    Ok(Seen { database, in_the_way, free_bytes: free_bytes.map(|s| s.f_bavail.saturating_mul(s.f_frsize)) })
 }
 
 fn is_there(path: &Path) -> Result<bool> {
@@ -202,9 +186,7 @@ async fn fetch(
     let op = "write database aside";
     job.progress().set_phase("fetch");
     job.progress().set_total(detail.bytes);
-    let mut stream = job
-        .run(op, source.open(&holder.id, &artifact_name()?, job))
-        .await?;
+    let mut stream = job.run(op, source.open(&holder.id, &artifact_name()?, job)).await?;
     let (path, directory) = (aside.to_path_buf(), detail.directory);
     let parent = target.parent().unwrap_or(target).to_path_buf();
     let mut file = blocking(op, job, move |_| {
@@ -283,13 +265,9 @@ fn adopt(aside: &Path, detail: &Detail, run: &RunId) -> Result<Vec<String>> {
     let file = File::open(aside).or_io(op, aside)?;
     let owner = detail.file;
     if std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid)).is_err() {
-        notes.push(format!(
-            "the file could not be given to user {}:{}",
-            owner.uid, owner.gid
-        ));
+        notes.push(format!("the file could not be given to user {}:{}", owner.uid, owner.gid));
     }
-    file.set_permissions(std::fs::Permissions::from_mode(owner.mode))
-        .or_io(op, aside)?;
+    file.set_permissions(std::fs::Permissions::from_mode(owner.mode)).or_io(op, aside)?;
     let marked = rustix::fs::fsetxattr(&file, RUN_ATTRIBUTE, run.as_str().as_bytes(), XattrFlags::empty());
     if marked.is_err() {
         notes.push(
@@ -327,8 +305,6 @@ fn replace(aside: &Path, target: &Path, run: &RunId) -> Result<Vec<String>> {
     }
     std::fs::rename(aside, target).or_io(op, target)?;
     let directory = target.parent().unwrap_or(target);
-    File::open(directory)
-        .and_then(|d| d.sync_all())
-        .or_io(op, directory)?;
+    File::open(directory).and_then(|d| d.sync_all()).or_io(op, directory)?;
     Ok(notes)
 }

@@ -73,9 +73,7 @@ fn answer(connection: &Connection, path: &Path, query: &str) -> Result<String> {
             .why("it would write")
             .hint("a check may only read: use SELECT"));
     }
-    let text = statement
-        .query_row([], |row| row.get_ref(0).map(to_text))
-        .optional();
+    let text = statement.query_row([], |row| row.get_ref(0).map(to_text)).optional();
     Ok(text.map_err(failed)?.unwrap_or_default())
 }
 

@@ -25,10 +25,7 @@ impl Scratch {
         make_private(state).or_io("make state directory", state)?;
         sweep(state).or_io("remove old captures", state)?;
         let dir = state.join(format!("{PREFIX}{id}"));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&dir)
-            .or_io("make capture directory", &dir)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).or_io("make capture directory", &dir)?;
         let lock = File::create(dir.join(LOCK)).or_io("make capture directory", &dir)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(io::Error::from)
@@ -56,9 +53,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
 fn sweep(state: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(state)? {
         let path = entry?.path();
-        let ours = path
-            .file_name()
-            .is_some_and(|n| n.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+        let ours = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
         if ours && is_abandoned(&path) {
             std::fs::remove_dir_all(&path)?;
         }

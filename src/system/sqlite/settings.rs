@@ -26,10 +26,7 @@ impl Settings {
     pub(super) fn check(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         if !self.path.is_absolute() || self.path.file_name().is_none() {
-            problems.push((
-                "path".to_owned(),
-                "must be the absolute path of a file".to_owned(),
-            ));
+            problems.push(("path".to_owned(), "must be the absolute path of a file".to_owned()));
         }
         if let Err(message) = self.busy_timeout() {
             problems.push(("busy_timeout".to_owned(), message));

@@ -28,10 +28,7 @@ impl SqliteSystem {
         let captured = point(chain)?.captured.clone();
         let (path, busy): (PathBuf, Duration) = (self.path_at(place), self.busy);
         job.progress().set_phase("verify");
-        blocking("verify database", job, move |brake| {
-            verify(&path, busy, &captured, brake)
-        })
-        .await
+        blocking("verify database", job, move |brake| verify(&path, busy, &captured, brake)).await
     }
 }
 
@@ -65,10 +62,7 @@ fn finding(
     level: crate::domain::evidence::EvidenceLevel,
     error: Error,
 ) -> Result<Verification> {
-    if matches!(
-        error.kind(),
-        ErrorKind::Cancelled | ErrorKind::Busy | ErrorKind::Denied | ErrorKind::Bug
-    ) {
+    if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Busy | ErrorKind::Denied | ErrorKind::Bug) {
         return Err(error);
     }
     found.push(Check::failed(name, level, "readable", error.to_string()));
@@ -90,11 +84,7 @@ fn check_integrity(
 ) -> Result<()> {
     let failed = |e| sql_error("check integrity", path, e);
     let problems = integrity(connection).map_err(failed)?;
-    let actual = if problems.is_empty() {
-        "ok".to_owned()
-    } else {
-        problems.join("; ")
-    };
+    let actual = if problems.is_empty() { "ok".to_owned() } else { problems.join("; ") };
     found.push(Check::equal("integrity_check", E3, "ok", actual));
     let violations = foreign_key_violations(connection).map_err(failed)?;
     found.push(Check::equal(
@@ -107,18 +97,13 @@ fn check_integrity(
 }
 
 fn describe(digest: Option<&Digest>) -> String {
-    digest.map_or_else(
-        || "no such table".to_owned(),
-        |d| format!("{} rows, hash {}", d.count, d.hash),
-    )
+    digest.map_or_else(|| "no such table".to_owned(), |d| format!("{} rows, hash {}", d.count, d.hash))
 }
 
 fn compare_content(expected: &Fingerprint, actual: &Fingerprint, found: &mut Verification) {
     if expected.algorithm != actual.algorithm {
-        let why = format!(
-            "hashed as `{}`, this version hashes as `{}`",
-            expected.algorithm, actual.algorithm
-        );
+        let why =
+            format!("hashed as `{}`, this version hashes as `{}`", expected.algorithm, actual.algorithm);
         found.push(Check::inconclusive("content", E4, why));
         return;
     }
@@ -127,19 +112,11 @@ fn compare_content(expected: &Fingerprint, actual: &Fingerprint, found: &mut Ver
     for name in names {
         let (before, after) = (expected.items.get(name), actual.items.get(name));
         found.compared += after.filter(|_| before.is_some()).map_or(0, |d| d.count);
-        let title = if name == SCHEMA_ITEM {
-            "schema".to_owned()
-        } else {
-            format!("table {name}")
-        };
+        let title = if name == SCHEMA_ITEM { "schema".to_owned() } else { format!("table {name}") };
         found.push(Check::equal(title, E4, describe(before), describe(after)));
     }
     if expected.total() == 0 {
-        found.push(Check::inconclusive(
-            "content",
-            E4,
-            "the backup holds no table: nothing was compared",
-        ));
+        found.push(Check::inconclusive("content", E4, "the backup holds no table: nothing was compared"));
     }
 }
 

@@ -12,17 +12,13 @@ async fn an_incremental_carries_what_changed_and_what_is_gone() {
          rm -r plain/empty; printf f > plain/empty; chmod 600 setuid; ln plain/sparse third
          setfattr -n user.more -v m deep/a/b/c; printf hallo > plain/file; touch -d '2020-01-01' plain/file",
     );
-    let first = fixture
-        .take(BackupKind::Incremental, std::slice::from_ref(&full))
-        .await;
+    let first = fixture.take(BackupKind::Incremental, std::slice::from_ref(&full)).await;
     assert_eq!(first.kind, BackupKind::Incremental, "{:?}", first.captured.notes);
     assert_eq!(first.parent, Some(full.id.clone()));
     let detail = detail_of(&first).unwrap();
     assert!(detail.written < detail.entries, "{detail:?}");
     sh(&fixture.tree(), "rm -r deep; printf last > plain/last");
-    let second = fixture
-        .take(BackupKind::Incremental, &[full.clone(), first.clone()])
-        .await;
+    let second = fixture.take(BackupKind::Incremental, &[full.clone(), first.clone()]).await;
     assert_eq!(second.kind, BackupKind::Incremental);
 
     let chain = [full.clone(), first, second.clone()];
@@ -40,14 +36,9 @@ async fn an_incremental_carries_what_changed_and_what_is_gone() {
 #[tokio::test]
 async fn an_incremental_of_an_unchanged_tree_carries_nothing() {
     let fixture = Fixture::new();
-    sh(
-        &fixture.tree(),
-        "mkdir d; for n in $(seq 50); do echo $n > d/$n; done; sleep 0.1",
-    );
+    sh(&fixture.tree(), "mkdir d; for n in $(seq 50); do echo $n > d/$n; done; sleep 0.1");
     let full = fixture.take(BackupKind::Full, &[]).await;
-    let again = fixture
-        .take(BackupKind::Incremental, std::slice::from_ref(&full))
-        .await;
+    let again = fixture.take(BackupKind::Incremental, std::slice::from_ref(&full)).await;
     assert_eq!(detail_of(&again).unwrap().written, 0);
     assert_eq!(fixture.bytes(&again, TREE).len(), 1024);
     assert_eq!(again.captured.fingerprint, full.captured.fingerprint);
@@ -59,12 +50,7 @@ async fn a_backup_that_was_never_committed_is_not_built_upon() {
     let fixture = Fixture::new();
     sh(&fixture.tree(), "echo 1 > f");
     let id = BackupId::new(fixture.job.now(), 1);
-    let request = BackupRequest {
-        id: id.clone(),
-        kind: BackupKind::Full,
-        tier: None,
-        chain: Vec::new(),
-    };
+    let request = BackupRequest { id: id.clone(), kind: BackupKind::Full, tier: None, chain: Vec::new() };
     let plan = fixture.system.plan_backup(&request, &fixture.job).await.unwrap();
     let sink = fixture.backups.sink(&id);
     fixture.system.backup(&plan, &sink, &fixture.job).await.unwrap();
@@ -82,11 +68,7 @@ async fn a_backup_that_was_never_committed_is_not_built_upon() {
         damage(bad);
         let taken = fixture.take(BackupKind::Incremental, &chain).await;
         assert_eq!(taken.kind, BackupKind::Full);
-        assert!(
-            taken.captured.notes[0].contains("full"),
-            "{:?}",
-            taken.captured.notes
-        );
+        assert!(taken.captured.notes[0].contains("full"), "{:?}", taken.captured.notes);
     }
 }
 
@@ -145,21 +127,15 @@ async fn a_file_that_changes_once_while_it_is_read_is_read_again() {
 
 #[tokio::test]
 async fn a_file_that_never_holds_still_is_reported_and_not_counted_clean() {
-    for (size, change) in [
-        (3000, rewrite_in_disguise as fn(&Path)),
-        (4_000_000, rewrite_in_disguise),
-        (4_000_000, shrink),
-    ] {
+    for (size, change) in
+        [(3000, rewrite_in_disguise as fn(&Path)), (4_000_000, rewrite_in_disguise), (4_000_000, shrink)]
+    {
         let mut fixture = Fixture::new();
         fs::write(fixture.tree().join("busy"), vec![b'a'; size]).unwrap();
         fs::write(fixture.tree().join("calm"), b"calm").unwrap();
         meddle(&mut fixture, "busy", u32::MAX, change);
         let full = fixture.take(BackupKind::Full, &[]).await;
-        assert!(
-            full.captured.notes.iter().any(|n| n.contains("busy")),
-            "{:?}",
-            full.captured.notes
-        );
+        assert!(full.captured.notes.iter().any(|n| n.contains("busy")), "{:?}", full.captured.notes);
         assert_eq!(detail_of(&full).unwrap().torn.first, ["busy"]);
         assert_eq!(full.captured.fingerprint.total(), 2, "the root and the calm file");
         let chain = [full];
@@ -179,10 +155,7 @@ async fn a_cancelled_backup_ends_and_leaves_no_index() {
     let fixture = Fixture::new();
     sh(&fixture.tree(), "for n in $(seq 300); do echo $n > $n; done");
     fixture.job.cancel();
-    let taken = fixture
-        .backups
-        .take(&fixture.system, BackupKind::Full, &[], &fixture.job)
-        .await;
+    let taken = fixture.backups.take(&fixture.system, BackupKind::Full, &[], &fixture.job).await;
     assert_eq!(taken.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
@@ -199,10 +172,6 @@ async fn the_watermark_is_the_newest_change_but_not_one_in_the_future() {
     assert_eq!(full.captured.watermark.map(|w| w.at), Some(expected));
     let restored = fixture.restore(&[full]).await;
     assert_eq!(restored.watermark.map(|w| w.at), Some(expected));
-    let seen = fixture
-        .system
-        .watermark(&Place::Production, &fixture.job)
-        .await
-        .unwrap();
+    let seen = fixture.system.watermark(&Place::Production, &fixture.job).await.unwrap();
     assert_eq!(seen.map(|w| w.at), Some(expected));
 }

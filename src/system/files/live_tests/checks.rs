@@ -20,11 +20,7 @@ async fn each_kind_of_damage_to_a_restored_tree_goes_red() {
         ("plain/file", "metadata", "setfattr -x user.note plain/file"),
         ("sp ace", "structure", "rm -r 'sp ace'/*"),
         ("plain/link", "structure", "ln -sfn other plain/link"),
-        (
-            "plain/hard",
-            "structure",
-            "cp -a plain/hard ../h; mv ../h plain/hard",
-        ),
+        ("plain/hard", "structure", "cp -a plain/hard ../h; mv ../h plain/hard"),
         ("deep/a/b/c", "metadata", "touch deep/a/b/c"),
         ("plain/fifo", "structure", "rm plain/fifo; : > plain/fifo"),
         ("missing", "structure", "find . -mindepth 1 -delete"),
@@ -37,10 +33,7 @@ async fn each_kind_of_damage_to_a_restored_tree_goes_red() {
         sh(&copy, damage);
         let verification = fixture.verify(&chain, &fixture.place()).await;
         let found = verification.failures().find(|c| c.name == name);
-        assert!(
-            found.is_some_and(|c| c.actual.contains(path)),
-            "{damage}: {verification:#?}"
-        );
+        assert!(found.is_some_and(|c| c.actual.contains(path)), "{damage}: {verification:#?}");
     }
     fs::remove_dir_all(fixture.copy()).unwrap();
     assert!(fixture.verify(&chain, &fixture.place()).await.is_red());
@@ -53,18 +46,12 @@ async fn a_damaged_index_or_archive_is_noticed() {
     fixture.restore(&chain).await;
     let good = fixture.bytes(&full, INDEX);
     let put = |name: &str, bytes: Vec<u8>| {
-        fixture
-            .backups
-            .tamper(&full.id, &ArtifactName::parse(name).unwrap(), |_| bytes);
+        fixture.backups.tamper(&full.id, &ArtifactName::parse(name).unwrap(), |_| bytes);
     };
     let text = String::from_utf8(good.clone()).unwrap();
     put(INDEX, text.replace("\"mode\":420", "\"mode\":421").into_bytes());
     assert!(fixture.verify(&chain, &fixture.place()).await.is_red());
-    let verify = || {
-        fixture
-            .system
-            .verify(&chain, &Place::Production, &fixture.backups, &fixture.job)
-    };
+    let verify = || fixture.system.verify(&chain, &Place::Production, &fixture.backups, &fixture.job);
     for cut in [0, 10, good.len() / 2, good.len() - 3] {
         put(INDEX, good[..cut].to_vec());
         assert_eq!(verify().await.unwrap_err().kind(), ErrorKind::Corrupt, "{cut}");
@@ -87,18 +74,8 @@ async fn heartbeats_are_kept_bounded_and_left_out_of_comparisons() {
     let fixture = Fixture::new();
     fs::write(fixture.tree().join("f"), b"x").unwrap();
     let canary = fixture.system.canary().unwrap();
-    let beat = |seq| CanaryRecord {
-        seq,
-        utc: fixture.job.now(),
-        mac: "ab".to_owned(),
-    };
-    assert!(
-        canary
-            .read(&Place::Production, &fixture.job)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let beat = |seq| CanaryRecord { seq, utc: fixture.job.now(), mac: "ab".to_owned() };
+    assert!(canary.read(&Place::Production, &fixture.job).await.unwrap().is_empty());
     canary.write(&beat(0), &fixture.job).await.unwrap();
     let chain = [fixture.take(BackupKind::Full, &[]).await];
     fixture.restore(&chain).await;
@@ -109,18 +86,11 @@ async fn heartbeats_are_kept_bounded_and_left_out_of_comparisons() {
     assert_green(&fixture.verify(&chain, &fixture.place()).await);
     assert_eq!(
         canary.read(&fixture.place(), &fixture.job).await.unwrap(),
-        [beat(0)].map(|b| CanaryRecord {
-            utc: canary_time(&fixture.copy()),
-            ..b
-        })
+        [beat(0)].map(|b| CanaryRecord { utc: canary_time(&fixture.copy()), ..b })
     );
     let line = fs::read_to_string(fixture.tree().join(".lifeboat-canary")).unwrap();
     let many = line.lines().last().unwrap().to_owned() + "\n";
-    fs::write(
-        fixture.tree().join(".lifeboat-canary"),
-        many.repeat(CANARIES_KEPT + 5),
-    )
-    .unwrap();
+    fs::write(fixture.tree().join(".lifeboat-canary"), many.repeat(CANARIES_KEPT + 5)).unwrap();
     canary.write(&beat(9), &fixture.job).await.unwrap();
     let kept = canary.read(&Place::Production, &fixture.job).await.unwrap();
     assert_eq!((kept.len(), kept.last().map(|r| r.seq)), (CANARIES_KEPT, Some(9)));
@@ -152,35 +122,22 @@ async fn questions_about_a_tree_are_answered_inside_it_only() {
     let hash = sh(&fixture.tree(), "sha256sum < d/f");
     assert_eq!(ask("sha256 d/f").await.unwrap(), hash.split(' ').next().unwrap());
     for outside in ["read out", "size /etc/passwd", "size up/etc", "size ../state"] {
-        assert_eq!(
-            ask(outside).await.unwrap_err().kind(),
-            ErrorKind::Denied,
-            "{outside}"
-        );
+        assert_eq!(ask(outside).await.unwrap_err().kind(), ErrorKind::Denied, "{outside}");
     }
 }
 
 #[tokio::test]
 async fn a_root_that_is_gone_is_down_and_settings_say_all_that_is_wrong() {
     let fixture = Fixture::new();
-    assert_eq!(
-        fixture.system.probe(&fixture.job).await.unwrap().state,
-        HealthState::Healthy
-    );
+    assert_eq!(fixture.system.probe(&fixture.job).await.unwrap().state, HealthState::Healthy);
     fs::remove_dir(fixture.tree()).unwrap();
-    assert_eq!(
-        fixture.system.probe(&fixture.job).await.unwrap().state,
-        HealthState::Down
-    );
+    assert_eq!(fixture.system.probe(&fixture.job).await.unwrap().state, HealthState::Down);
     let settings = FilesSettings {
         path: "relative".into(),
         exclude: vec!["ok".into(), "[".into(), "/abs".into()],
         one_file_system: false,
     };
-    let keys: Vec<String> = FilesSystem::check(&settings)
-        .into_iter()
-        .map(|(k, _)| k)
-        .collect();
+    let keys: Vec<String> = FilesSystem::check(&settings).into_iter().map(|(k, _)| k).collect();
     assert_eq!(keys, ["path", "exclude[1]", "exclude[2]"]);
     assert!(toml::from_str::<FilesSettings>("path = '/x'\nexcluded = []").is_err());
 }

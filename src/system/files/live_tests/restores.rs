@@ -13,10 +13,7 @@ async fn everything_comes_back_as_it_was() {
     assert_green(&fixture.verify(&chain, &Place::Production).await);
     let kept = fs::metadata(fixture.copy().join("plain/sparse")).unwrap();
     assert!(kept.blocks() * 512 < 1_000_000, "{} blocks", kept.blocks());
-    assert_eq!(
-        fs::metadata(fixture.copy().join("plain/hole")).unwrap().blocks(),
-        0
-    );
+    assert_eq!(fs::metadata(fixture.copy().join("plain/hole")).unwrap().blocks(), 0);
 }
 
 #[tokio::test]
@@ -31,10 +28,7 @@ async fn gnu_tar_alone_gets_everything_out() {
     let adjust = "setfattr -x user.a=b plain/file; rm plain/fifo-hard; ln plain/fifo plain/fifo-hard";
     sh(&fixture.tree(), "setfattr -x user.a=b plain/file");
     sh(&fixture.copy(), adjust.split_once("; ").unwrap().1);
-    sh(
-        &fixture.copy(),
-        "touch -r ../tree/plain plain; touch -r ../tree .",
-    );
+    sh(&fixture.copy(), "touch -r ../tree/plain plain; touch -r ../tree .");
     assert_eq!(portrait(&fixture.copy()), portrait(&fixture.tree()));
     let kept = fs::metadata(fixture.copy().join("plain/sparse")).unwrap();
     assert!(kept.blocks() * 512 < 1_000_000);
@@ -43,25 +37,13 @@ async fn gnu_tar_alone_gets_everything_out() {
 #[tokio::test]
 async fn device_nodes_come_back_in_production_only_and_sockets_are_named() {
     let fixture = Fixture::new();
-    sh(
-        &fixture.tree(),
-        "printf x > f; mknod null c 1 3; mknod disk b 7 200; ln null null-hard",
-    );
+    sh(&fixture.tree(), "printf x > f; mknod null c 1 3; mknod disk b 7 200; ln null null-hard");
     let _socket = std::os::unix::net::UnixListener::bind(fixture.tree().join("socket")).unwrap();
     let full = fixture.take(BackupKind::Full, &[]).await;
-    assert!(
-        full.captured
-            .notes
-            .iter()
-            .any(|n| n.contains("sockets") && n.contains("socket"))
-    );
+    assert!(full.captured.notes.iter().any(|n| n.contains("sockets") && n.contains("socket")));
     let chain = [full];
     let restored = fixture.restore(&chain).await;
-    assert!(
-        restored.notes.iter().any(|n| n.contains("3 device nodes")),
-        "{:?}",
-        restored.notes
-    );
+    assert!(restored.notes.iter().any(|n| n.contains("3 device nodes")), "{:?}", restored.notes);
     assert_green(&fixture.verify(&chain, &fixture.place()).await);
 
     let request = fixture.request(&chain, Place::Production, Existing::Replace);
@@ -91,19 +73,10 @@ async fn a_member_that_points_outside_the_target_is_refused() {
         vec![member("../victim/f", Kind::File, "")],
         vec![member("a/../../victim/f", Kind::File, "")],
         vec![member(&format!("{victim_path}/f"), Kind::File, "")],
-        vec![
-            member("l", Kind::Symlink, victim_path),
-            member("l/f", Kind::File, ""),
-        ],
-        vec![
-            member("l", Kind::Symlink, ".."),
-            member("l/victim/d", Kind::Directory, ""),
-        ],
+        vec![member("l", Kind::Symlink, victim_path), member("l/f", Kind::File, "")],
+        vec![member("l", Kind::Symlink, ".."), member("l/victim/d", Kind::Directory, "")],
         vec![member("h", Kind::HardLink, "../tree/f")],
-        vec![
-            member("l", Kind::Symlink, ".."),
-            member("h", Kind::HardLink, "l/tree/f"),
-        ],
+        vec![member("l", Kind::Symlink, ".."), member("h", Kind::HardLink, "l/tree/f")],
         vec![member("x", Kind::File, ""), member("x/f", Kind::File, "")],
     ];
     for attack in attacks {
@@ -112,9 +85,7 @@ async fn a_member_that_points_outside_the_target_is_refused() {
             encode(member, &mut tar);
         }
         tar.extend_from_slice(&END);
-        fixture
-            .backups
-            .tamper(&full.id, &ArtifactName::parse(TREE).unwrap(), |_| tar);
+        fixture.backups.tamper(&full.id, &ArtifactName::parse(TREE).unwrap(), |_| tar);
         let request = fixture.request(std::slice::from_ref(&full), fixture.place(), Existing::Refuse);
         let error = fixture.run(request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{attack:?}: {error}");
@@ -132,22 +103,14 @@ async fn deletions_that_point_outside_are_refused() {
     fs::create_dir(&victim).unwrap();
     fs::write(victim.join("f"), b"x").unwrap();
     let full = fixture.take(BackupKind::Full, &[]).await;
-    let next = fixture
-        .take(BackupKind::Incremental, std::slice::from_ref(&full))
-        .await;
+    let next = fixture.take(BackupKind::Incremental, std::slice::from_ref(&full)).await;
     for bad in [&b"../victim\0"[..], b"/etc/hostname\0", b"\0", b"d/f"] {
-        fixture
-            .backups
-            .tamper(&next.id, &ArtifactName::parse(DELETED).unwrap(), |_| bad.to_vec());
+        fixture.backups.tamper(&next.id, &ArtifactName::parse(DELETED).unwrap(), |_| bad.to_vec());
         let request = fixture.request(&[full.clone(), next.clone()], fixture.place(), Existing::Refuse);
         let error = fixture.run(request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
-    fixture
-        .backups
-        .tamper(&next.id, &ArtifactName::parse(DELETED).unwrap(), |_| {
-            b"l/f\0".to_vec()
-        });
+    fixture.backups.tamper(&next.id, &ArtifactName::parse(DELETED).unwrap(), |_| b"l/f\0".to_vec());
     let request = fixture.request(&[full, next], fixture.place(), Existing::Refuse);
     let result = fixture.run(request).await;
     assert!(victim.join("f").try_exists().unwrap(), "{result:?}");
@@ -161,11 +124,7 @@ async fn a_target_that_holds_files_is_refused_or_kept_aside() {
     fs::write(fixture.tree().join("f"), b"damaged").unwrap();
     fs::write(fixture.tree().join("late"), b"late").unwrap();
     let request = fixture.request(&chain, Place::Production, Existing::Refuse);
-    let error = fixture
-        .system
-        .plan_restore(request, &fixture.job)
-        .await
-        .unwrap_err();
+    let error = fixture.system.plan_restore(request, &fixture.job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.advice().is_some());
 
@@ -180,11 +139,7 @@ async fn a_target_that_holds_files_is_refused_or_kept_aside() {
     assert!(!staging.try_exists().unwrap());
     let old = fixture.home.path().join(format!("tree.lifeboat-old-{run}"));
     assert_eq!(fs::read(old.join("late")).unwrap(), b"late");
-    assert!(
-        restored.notes.iter().any(|n| n.contains("lifeboat-old")),
-        "{:?}",
-        restored.notes
-    );
+    assert!(restored.notes.iter().any(|n| n.contains("lifeboat-old")), "{:?}", restored.notes);
     assert_green(&fixture.verify(&chain, &Place::Production).await);
 }
 
@@ -208,9 +163,7 @@ async fn paths_longer_than_the_system_takes_at_once_come_back() {
     let full = fixture.take(BackupKind::Full, &[]).await;
     assert_eq!(detail_of(&full).unwrap().entries, 34);
     make("later", b"later");
-    let next = fixture
-        .take(BackupKind::Incremental, std::slice::from_ref(&full))
-        .await;
+    let next = fixture.take(BackupKind::Incremental, std::slice::from_ref(&full)).await;
     let chain = [full, next];
     fixture.restore(&chain).await;
     let verification = fixture.verify(&chain, &fixture.place()).await;
@@ -231,10 +184,7 @@ async fn excluded_paths_stay_out_and_a_selection_takes_what_it_names() {
     request.selection.patterns = vec!["docs/de".to_owned(), "zz*".to_owned()];
     fixture.run(request).await.unwrap();
     let found = sh(&fixture.copy(), "find . -mindepth 1 -printf '%P %m %n\n' | sort");
-    assert_eq!(
-        found,
-        "docs 711 3\ndocs/de 755 2\ndocs/de/b.md 644 1\nzz 644 2\nzzz 644 2\n"
-    );
+    assert_eq!(found, "docs 711 3\ndocs/de 755 2\ndocs/de/b.md 644 1\nzz 644 2\nzzz 644 2\n");
     assert_eq!(fs::read(fixture.copy().join("zzz")).unwrap(), b"2\n");
     fs::remove_dir_all(fixture.copy()).unwrap();
     fixture.restore(&chain).await;
@@ -255,9 +205,7 @@ async fn a_chain_is_applied_with_tar_and_rm_alone() {
         &fixture.tree(),
         "rm -r gone; echo changed > d/f; rm turns; mkdir turns; echo 5 > turns/f; rm -r back; echo 6 > back",
     );
-    let next = fixture
-        .take(BackupKind::Incremental, std::slice::from_ref(&full))
-        .await;
+    let next = fixture.take(BackupKind::Incremental, std::slice::from_ref(&full)).await;
     fs::create_dir(fixture.copy()).unwrap();
     for (name, bytes) in [
         ("full.tar", fixture.bytes(&full, TREE)),
@@ -266,10 +214,7 @@ async fn a_chain_is_applied_with_tar_and_rm_alone() {
     ] {
         fs::write(fixture.home.path().join(name), bytes).unwrap();
     }
-    sh(
-        &fixture.copy(),
-        "tar -xf ../full.tar; xargs -0r rm -rf -- < ../deleted; tar -xf ../next.tar",
-    );
+    sh(&fixture.copy(), "tar -xf ../full.tar; xargs -0r rm -rf -- < ../deleted; tar -xf ../next.tar");
     // tar itself gives a new time to a directory whose files it replaces
     sh(&fixture.copy(), "touch -r ../tree/d d");
     assert_eq!(portrait(&fixture.copy()), portrait(&fixture.tree()));

@@ -27,10 +27,7 @@ async fn a_damaged_backup_is_refused_and_leaves_nothing_in_place() {
     let error = restore(&system, &chain, &dir, &backups, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.advice().unwrap().contains("empty directory"));
-    let replacing = RestoreRequest {
-        existing: Existing::Replace,
-        ..request(&chain, &dir, &job)
-    };
+    let replacing = RestoreRequest { existing: Existing::Replace, ..request(&chain, &dir, &job) };
     let plan = system.plan_restore(replacing, &job).await.unwrap();
     system.restore(&plan, &backups, &job).await.unwrap();
     // and the same run may repeat itself
@@ -52,13 +49,8 @@ async fn a_recovery_that_ends_before_its_point_fails_and_says_so() {
         bytes
     });
     let home = home();
-    let restored = restore(&system, &chain, &home.path().join("data"), &backups, &job)
-        .await
-        .unwrap();
-    let error = start_on(&system, home, restored, &job)
-        .await
-        .map(|_| ())
-        .unwrap_err();
+    let restored = restore(&system, &chain, &home.path().join("data"), &backups, &job).await.unwrap();
+    let error = start_on(&system, home, restored, &job).await.map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Failed);
     assert!(error.to_string().contains("recovery target"), "{error}");
 }
@@ -66,10 +58,7 @@ async fn a_recovery_that_ends_before_its_point_fails_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_in_place_waits_for_the_server_to_stop_and_keeps_what_was_there() {
     let (mut server, _, job) = start().await;
-    let system = engine(Settings {
-        data_dir: Some(server.place.dir.clone()),
-        ..at(server.place.port)
-    });
+    let system = engine(Settings { data_dir: Some(server.place.dir.clone()), ..at(server.place.port) });
     fill(&system, &tablespace_dir(&server), &job).await;
     let backups = MemoryBackups::default();
     let chain = [backups.take(&system, BackupKind::Full, &[], &job).await.unwrap()];
@@ -80,25 +69,15 @@ async fn a_restore_in_place_waits_for_the_server_to_stop_and_keeps_what_was_ther
     };
     let plan = system.plan_restore(in_place, &job).await.unwrap();
     assert!(!plan.missing.is_empty());
-    assert_eq!(
-        system.restore(&plan, &backups, &job).await.unwrap_err().kind(),
-        ErrorKind::Conflict
-    );
+    assert_eq!(system.restore(&plan, &backups, &job).await.unwrap_err().kind(), ErrorKind::Conflict);
     server.kill().await.unwrap();
     let restored = system.restore(&plan, &backups, &job).await.unwrap();
-    assert!(
-        restored.notes.iter().any(|n| n.contains("was kept as")),
-        "{:?}",
-        restored.notes
-    );
+    assert!(restored.notes.iter().any(|n| n.contains("was kept as")), "{:?}", restored.notes);
     // the engine's own configuration is part of the base here
     server.resume(&system, &job).await.unwrap();
     assert_content(&verify(&system, &chain, &Place::Production, &backups, &job).await);
     // a promoted server is on a new timeline
-    let next = backups
-        .take(&system, BackupKind::Incremental, &chain, &job)
-        .await
-        .unwrap();
+    let next = backups.take(&system, BackupKind::Incremental, &chain, &job).await.unwrap();
     assert_eq!(next.kind, BackupKind::Full);
     let copy = bring_up(&system, std::slice::from_ref(&next), &backups, &job).await;
     assert_content(&verify(&system, &[next], &copy.place, &backups, &job).await);

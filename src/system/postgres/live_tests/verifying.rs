@@ -14,25 +14,13 @@ async fn the_verifier_goes_red_for_every_kind_of_difference() {
     assert_content(&verify(&system, &chain, &copy.place, &backups, &job).await);
     let client = connect(&system, &copy.place, "postgres", &job).await;
     for (damage, repair) in [
-        (
-            "UPDATE public.a SET v = 'w' WHERE id = 50",
-            "UPDATE public.a SET v = 'v' WHERE id = 50",
-        ),
-        (
-            "DELETE FROM public.a WHERE id = 7",
-            "INSERT INTO public.a VALUES (7, 'v')",
-        ),
-        (
-            "INSERT INTO public.a VALUES (101, 'v')",
-            "DELETE FROM public.a WHERE id = 101",
-        ),
+        ("UPDATE public.a SET v = 'w' WHERE id = 50", "UPDATE public.a SET v = 'v' WHERE id = 50"),
+        ("DELETE FROM public.a WHERE id = 7", "INSERT INTO public.a VALUES (7, 'v')"),
+        ("INSERT INTO public.a VALUES (101, 'v')", "DELETE FROM public.a WHERE id = 101"),
         ("INSERT INTO public.empty VALUES (1)", "TRUNCATE public.empty"),
         ("CREATE TABLE public.extra (id int)", "DROP TABLE public.extra"),
         ("TRUNCATE public.b", "INSERT INTO public.b VALUES (1)"),
-        (
-            "DROP TABLE public.b",
-            "CREATE TABLE public.b (id int); INSERT INTO public.b VALUES (1)",
-        ),
+        ("DROP TABLE public.b", "CREATE TABLE public.b (id int); INSERT INTO public.b VALUES (1)"),
     ] {
         client.execute_all(&job, "damage", damage).await.unwrap();
         let found = verify(&system, &chain, &copy.place, &backups, &job).await;
@@ -53,10 +41,7 @@ async fn a_damaged_index_and_a_damaged_table_are_found_by_the_integrity_check() 
     let chain = [backups.take(&system, BackupKind::Full, &[], &job).await.unwrap()];
     for relation in ["t_pkey", "t"] {
         let path = format!("SELECT pg_relation_filepath('public.{relation}')");
-        let path = server
-            .place
-            .dir
-            .join(system.ask(&Place::Production, &path, &job).await.unwrap());
+        let path = server.place.dir.join(system.ask(&Place::Production, &path, &job).await.unwrap());
         run(&system, "postgres", "CHECKPOINT", &job).await;
         server.kill().await.unwrap();
         while crate::system::postgres::target::working_in(&server.place.dir).is_some() {
@@ -70,10 +55,7 @@ async fn a_damaged_index_and_a_damaged_table_are_found_by_the_integrity_check() 
         std::fs::write(&path, &damaged).unwrap();
         server.resume(&system, &job).await.unwrap();
         let found = verify(&system, &chain, &Place::Production, &backups, &job).await;
-        let red: Vec<_> = found
-            .failures()
-            .filter(|c| c.level == EvidenceLevel::E3)
-            .collect();
+        let red: Vec<_> = found.failures().filter(|c| c.level == EvidenceLevel::E3).collect();
         assert!(!red.is_empty(), "{relation}: {found:#?}");
         server.kill().await.unwrap();
         while crate::system::postgres::target::working_in(&server.place.dir).is_some() {
@@ -88,10 +70,7 @@ async fn a_damaged_index_and_a_damaged_table_are_found_by_the_integrity_check() 
 #[tokio::test(flavor = "multi_thread")]
 async fn unpacked_files_pass_pg_verifybackup_and_damage_to_them_is_seen() {
     let (server, _, job) = start().await;
-    let system = engine(Settings {
-        row_fingerprint: false,
-        ..at(server.place.port)
-    });
+    let system = engine(Settings { row_fingerprint: false, ..at(server.place.port) });
     fill(&system, &tablespace_dir(&server), &job).await;
     let backups = MemoryBackups::default();
     let chain = [backups.take(&system, BackupKind::Full, &[], &job).await.unwrap()];
@@ -104,12 +83,7 @@ async fn unpacked_files_pass_pg_verifybackup_and_damage_to_them_is_seen() {
         crate::system::postgres::programs::Wanted::Exactly(15),
     );
     // the records behind the recovery point are there as zeros only
-    tool.unwrap()
-        .arg("--no-parse-wal")
-        .arg(&dir)
-        .output(&job)
-        .await
-        .unwrap();
+    tool.unwrap().arg("--no-parse-wal").arg(&dir).output(&job).await.unwrap();
     let place = Place::Directory { path: dir.clone() };
     assert_content(&verify(&system, &chain, &place, &backups, &job).await);
     let victim = dir.join("global/pg_control");

@@ -133,19 +133,13 @@ impl Logical<'_> {
             notes.push("each database is consistent in itself; their snapshots follow each other".to_owned());
         }
         job.progress().set_phase("copy");
-        let mut fingerprint = Fingerprint {
-            algorithm: ALGORITHM.to_owned(),
-            unit: "rows".to_owned(),
-            items: BTreeMap::new(),
-        };
+        let mut fingerprint =
+            Fingerprint { algorithm: ALGORITHM.to_owned(), unit: "rows".to_owned(), items: BTreeMap::new() };
         let (mut tocs, mut detail) = (Vec::new(), self.detail(&client, job).await?);
         for snapshot in snapshots {
             let copied = self.copy(&snapshot, tools, sink, job).await?;
             let name = copied.toc.name.clone();
-            let keyed = copied
-                .items
-                .into_iter()
-                .map(|(item, d)| (database_key(&name, &item), d));
+            let keyed = copied.items.into_iter().map(|(item, d)| (database_key(&name, &item), d));
             fingerprint.items.extend(keyed);
             tocs.push(copied.toc);
             detail.databases.push(copied.detail);
@@ -158,15 +152,9 @@ impl Logical<'_> {
         Ok(Captured {
             method: Method::Logical.as_str().to_owned(),
             server_version: client.version_text().to_owned(),
-            position: Position {
-                start: None,
-                end: first.1,
-            },
+            position: Position { start: None, end: first.1 },
             captured_at: first.0,
-            watermark: Some(Watermark {
-                at: first.0,
-                source: WatermarkSource::Clock,
-            }),
+            watermark: Some(Watermark { at: first.0, source: WatermarkSource::Clock }),
             fingerprint,
             detail: serde_json::to_value(detail).map_err(|e| Error::bug("write detail").because(e))?,
             notes,
@@ -237,12 +225,7 @@ impl Logical<'_> {
             sequences: (snapshot.relations.len() - snapshot.tables().count()) as u64,
             large_objects,
         };
-        Ok(Copied {
-            toc,
-            detail,
-            items,
-            notes,
-        })
+        Ok(Copied { toc, detail, items, notes })
     }
 }
 
@@ -291,15 +274,7 @@ async fn copy_tables(
         jobs.extend(parts.into_iter().enumerate().map(|(n, part)| {
             let file = part_file(database.oid, relation.oid, n + 1);
             let encoding = database.encoding.as_str();
-            (
-                each,
-                PartJob {
-                    relation,
-                    part,
-                    file,
-                    encoding,
-                },
-            )
+            (each, PartJob { relation, part, file, encoding })
         }));
     }
     // taken from the end: large parts first, and the parts of a table in their order

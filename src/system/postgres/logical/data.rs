@@ -38,11 +38,7 @@ const PAGES_AT_ONCE: usize = 32;
 
 /// `COPY "s"."t" ("a") FROM stdin ..;`: values are in UTF-8, except where the database knows no encoding.
 pub fn copy_statement(table: &str, column_list: &str, encoding: &str) -> String {
-    let encoding = if encoding == "SQL_ASCII" {
-        "SQL_ASCII"
-    } else {
-        "UTF8"
-    };
+    let encoding = if encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
     format!("COPY {table}{column_list} FROM stdin WITH (ENCODING '{encoding}');\n")
 }
 
@@ -73,10 +69,8 @@ impl PartJob<'_> {
         job: &JobContext,
     ) -> Result<(PartToc, RowSum)> {
         let table = self.relation.sql_name();
-        let header = format!(
-            "{PREAMBLE}{}",
-            copy_statement(&table, &self.relation.column_list(), self.encoding)
-        );
+        let header =
+            format!("{PREAMBLE}{}", copy_statement(&table, &self.relation.column_list(), self.encoding));
         let header_bytes = header.len() as u64;
         let copy = format!("COPY ({}) TO STDOUT", self.relation.query(self.part));
         let mut rows = RowStream::open(client, &copy, job).await?;
@@ -164,11 +158,7 @@ pub async fn write_large_objects(
 
 /// A literal without line breaks: what loads statements line by line need not understand SQL.
 fn one_line_literal(text: &str) -> String {
-    let escaped = text
-        .replace('\\', "\\\\")
-        .replace('\'', "''")
-        .replace('\n', "\\n")
-        .replace('\r', "\\r");
+    let escaped = text.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n").replace('\r', "\\r");
     format!("E'{escaped}'")
 }
 
@@ -282,10 +272,7 @@ impl Lines {
     pub async fn open(sink: &dyn BackupSink, file: &str, job: &JobContext) -> Result<Self> {
         let name = artifact(file)?;
         let opened = sink.artifact(&name);
-        Ok(Self {
-            writer: job.run("open artifact", opened).await?,
-            pending: PREAMBLE.to_owned(),
-        })
+        Ok(Self { writer: job.run("open artifact", opened).await?, pending: PREAMBLE.to_owned() })
     }
 
     pub async fn push(&mut self, line: &str, job: &JobContext) -> Result<()> {

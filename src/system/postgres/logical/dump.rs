@@ -96,9 +96,7 @@ impl Tools<'_> {
     ) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let readable = "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')::text";
-        let mut program = self
-            .program("pg_dumpall", "postgres")?
-            .args(["--globals-only", "--no-password"]);
+        let mut program = self.program("pg_dumpall", "postgres")?.args(["--globals-only", "--no-password"]);
         if client.text(job, "look at rights", readable).await?.as_deref() != Some("true") {
             program = program.arg("--no-role-passwords");
             notes.push(
@@ -106,10 +104,7 @@ impl Tools<'_> {
             );
         }
         // a plain name only: this program reads anything with = or :// as a connection string
-        let plain = |name: &&String| {
-            name.chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-        };
+        let plain = |name: &&String| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         if let Some(name) = Some(&self.settings.database).filter(plain) {
             program = program.arg(format!("--database={name}"));
         }
@@ -338,9 +333,9 @@ fn setting_value(name: &str, value: &str) -> String {
     while !rest.is_empty() {
         let (item, after) = match script::identifier(rest).filter(|_| rest.starts_with('"')) {
             Some(found) => found,
-            None => rest.find(',').map_or((rest.trim().to_owned(), ""), |end| {
-                (rest[..end].trim().to_owned(), &rest[end..])
-            }),
+            None => rest
+                .find(',')
+                .map_or((rest.trim().to_owned(), ""), |end| (rest[..end].trim().to_owned(), &rest[end..])),
         };
         items.push(quote_literal(&item));
         rest = after.trim_start().trim_start_matches(',').trim_start();
@@ -367,10 +362,7 @@ mod tests {
 
     #[test]
     fn lists_of_names_are_set_as_lists() {
-        assert_eq!(
-            setting_value("search_path", "\"$user\", public, \"a,b\""),
-            "'$user', 'public', 'a,b'"
-        );
+        assert_eq!(setting_value("search_path", "\"$user\", public, \"a,b\""), "'$user', 'public', 'a,b'");
         assert_eq!(setting_value("search_path", "\"\""), "''");
         assert_eq!(setting_value("work_mem", "4MB"), "'4MB'");
     }

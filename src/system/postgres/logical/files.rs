@@ -23,16 +23,13 @@ pub fn plan(plan: &mut RestorePlan, path: &Path) -> Result<()> {
     let existing_parent = path.ancestors().find(|p| p.is_dir());
     plan.free_bytes = existing_parent.and_then(super::plan::free_bytes);
     if !plan.request.selection.is_everything() {
-        plan.missing
-            .push("a selection of tables: plain files are written all or not at all".to_owned());
+        plan.missing.push("a selection of tables: plain files are written all or not at all".to_owned());
     }
     let ours = is_ours(path, plan);
     if !ours && plan.request.existing == Existing::Refuse && !is_empty(path)? {
-        plan.missing
-            .push(format!("an empty directory: {} holds something", path.display()));
+        plan.missing.push(format!("an empty directory: {} holds something", path.display()));
     }
-    plan.actions
-        .push(format!("write SQL files and toc.json to {}", path.display()));
+    plan.actions.push(format!("write SQL files and toc.json to {}", path.display()));
     Ok(())
 }
 
@@ -73,18 +70,13 @@ pub async fn restore(
         std::fs::write(&mark, run.as_str()).or_io("mark directory", &mark)
     };
     job.workers().block("prepare directory", prepare).await?;
-    let mut restored = Restored {
-        point: Some(manifest.id.clone()),
-        ..Restored::default()
-    };
+    let mut restored = Restored { point: Some(manifest.id.clone()), ..Restored::default() };
     for artifact in &manifest.artifacts {
         let file = path.join(artifact.name.as_str());
         let mut stream = source.open(&manifest.id, &artifact.name, job).await?;
         let write = async {
             if let Some(parent) = file.parent() {
-                tokio::fs::create_dir_all(parent)
-                    .await
-                    .or_io("make directory", parent)?;
+                tokio::fs::create_dir_all(parent).await.or_io("make directory", parent)?;
             }
             let mut out = tokio::fs::File::options()
                 .write(true)
@@ -106,14 +98,8 @@ pub async fn restore(
     }
     let mark = path.join(UNFINISHED);
     let unmark = tokio::fs::remove_file(&mark);
-    job.run("finish directory", async {
-        unmark.await.or_io("finish directory", &mark)
-    })
-    .await?;
-    restored.phases.push(Phase {
-        name: "load".to_owned(),
-        took: started.elapsed(),
-    });
+    job.run("finish directory", async { unmark.await.or_io("finish directory", &mark) }).await?;
+    restored.phases.push(Phase { name: "load".to_owned(), took: started.elapsed() });
     Ok(restored)
 }
 
@@ -128,12 +114,7 @@ impl Logical<'_> {
         let mut found = Verification::new("rows");
         let (dir, expected) = (path.to_path_buf(), manifest.captured.fingerprint.clone());
         let Some(toc) = read_toc(&dir) else {
-            found.push(Check::failed(
-                "table of contents",
-                E1,
-                "readable",
-                "missing or damaged",
-            ));
+            found.push(Check::failed("table of contents", E1, "readable", "missing or damaged"));
             return Ok(found);
         };
         for database in &toc.databases {
@@ -191,8 +172,7 @@ fn hash_parts(dir: &Path, parts: &[PartToc], job: &JobContext) -> Result<RowSum>
                 .with("expected_bytes", part.bytes)
                 .with("bytes", length));
         }
-        file.seek(SeekFrom::Start(part.header_bytes))
-            .or_io("read file", &path)?;
+        file.seek(SeekFrom::Start(part.header_bytes)).or_io("read file", &path)?;
         let mut rows = file.take(part.bytes.saturating_sub(around));
         let (mut hasher, mut buffer) = (RowHasher::default(), vec![0; 256 * 1024]);
         loop {

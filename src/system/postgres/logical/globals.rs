@@ -52,9 +52,7 @@ pub async fn restore(
             }
             About::Other => {}
         }
-        admin
-            .execute_all(job, "restore roles and tablespaces", &statement)
-            .await?;
+        admin.execute_all(job, "restore roles and tablespaces", &statement).await?;
     }
     kept.sort();
     kept.dedup();
@@ -77,12 +75,9 @@ async fn tablespace(
         admin.execute_all(job, "prepare tablespace", before).await?;
     }
     // not together with anything: it cannot run inside a transaction
-    admin
-        .execute_all(job, "create tablespace", &create)
-        .await
-        .map_err(|e| {
-            e.hint("the directory of the tablespace must exist on the server, empty and owned by it")
-        })
+    admin.execute_all(job, "create tablespace", &create).await.map_err(|e| {
+        e.hint("the directory of the tablespace must exist on the server, empty and owned by it")
+    })
 }
 
 /// What a statement of `globals.sql` is about.

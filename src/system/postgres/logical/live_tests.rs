@@ -32,23 +32,15 @@ async fn everything_comes_back_and_every_change_afterwards_is_seen() {
         assert!(was == is, "{database}: first difference {differing:?}");
     }
     let settings = "SELECT array_agg(x ORDER BY x)::text FROM (SELECT (setdatabase = 0)::text || array_to_string(setconfig, '|') AS x FROM pg_db_role_setting) s";
-    assert_eq!(
-        source.ask("postgres", settings).await,
-        target.ask("postgres", settings).await
-    );
+    assert_eq!(source.ask("postgres", settings).await, target.ask("postgres", settings).await);
     let comment = "SELECT obj_description(4242, 'pg_largeobject') || lomacl::text FROM pg_largeobject_metadata WHERE oid = 4242";
-    assert_eq!(
-        source.ask("shop", comment).await,
-        target.ask("shop", comment).await
-    );
+    assert_eq!(source.ask("shop", comment).await, target.ask("shop", comment).await);
     assert_eq!(
         target.ask("shop", "SELECT nextval('public.plain')").await,
         "7",
         "a sequence that was never called starts where it should"
     );
-    target
-        .sql("shop", "SELECT setval('public.plain', 7, false);")
-        .await;
+    target.sql("shop", "SELECT setval('public.plain', 7, false);").await;
     every_change_is_red(&target, &system, &backups, &manifest).await;
 }
 
@@ -58,42 +50,18 @@ const CHANGES: [(&str, &str, &str); 12] = [
         "UPDATE orders SET body = body || '!' WHERE id = 5",
         "UPDATE orders SET body = left(body, -1) WHERE id = 5",
     ),
-    (
-        "missing row",
-        "DELETE FROM parts WHERE k = 7",
-        "INSERT INTO parts VALUES (7, 'v7')",
-    ),
-    (
-        "extra row",
-        "INSERT INTO empty_one VALUES (1)",
-        "TRUNCATE empty_one",
-    ),
+    ("missing row", "DELETE FROM parts WHERE k = 7", "INSERT INTO parts VALUES (7, 'v7')"),
+    ("extra row", "INSERT INTO empty_one VALUES (1)", "TRUNCATE empty_one"),
     (
         "emptied table",
         "TRUNCATE no_columns",
         "INSERT INTO no_columns DEFAULT VALUES; INSERT INTO no_columns DEFAULT VALUES",
     ),
-    (
-        "missing table",
-        "ALTER TABLE child RENAME TO gone",
-        "ALTER TABLE gone RENAME TO child",
-    ),
+    ("missing table", "ALTER TABLE child RENAME TO gone", "ALTER TABLE gone RENAME TO child"),
     ("extra table", "CREATE TABLE extra (a int)", "DROP TABLE extra"),
-    (
-        "moved sequence",
-        "SELECT setval('stepped', 11)",
-        "SELECT setval('stepped', 6)",
-    ),
-    (
-        "missing large object",
-        "SELECT lo_unlink(4243)",
-        "SELECT lo_create(4243)",
-    ),
-    (
-        "changed large object",
-        "SELECT lo_put(4242, 70000, 'x')",
-        "SELECT lo_put(4242, 70000, '\\x00')",
-    ),
+    ("moved sequence", "SELECT setval('stepped', 11)", "SELECT setval('stepped', 6)"),
+    ("missing large object", "SELECT lo_unlink(4243)", "SELECT lo_create(4243)"),
+    ("changed large object", "SELECT lo_put(4242, 70000, 'x')", "SELECT lo_put(4242, 70000, '\\x00')"),
     (
         "missing index",
         "ALTER INDEX \"odd index\" RENAME TO other",
@@ -104,11 +72,7 @@ const CHANGES: [(&str, &str, &str); 12] = [
         "ALTER TABLE lines RENAME CONSTRAINT big TO small",
         "ALTER TABLE lines RENAME CONSTRAINT small TO big",
     ),
-    (
-        "missing role",
-        "ALTER ROLE app RENAME TO other",
-        "ALTER ROLE other RENAME TO app",
-    ),
+    ("missing role", "ALTER ROLE app RENAME TO other", "ALTER ROLE other RENAME TO app"),
 ];
 
 async fn every_change_is_red(
@@ -123,11 +87,7 @@ async fn every_change_is_red(
         assert!(found.is_red(), "{name} was not seen");
         target.sql("shop", &format!("{undo};")).await;
         let found = verify(system, backups, manifest, &target.place()).await;
-        assert!(
-            !found.is_red(),
-            "{name} is not undone: {:#?}",
-            found.failures().collect::<Vec<_>>()
-        );
+        assert!(!found.is_red(), "{name} is not undone: {:#?}", found.failures().collect::<Vec<_>>());
     }
     target.sql("postgres", "DROP DATABASE \"dbname=postgres\";").await;
     assert!(verify(system, backups, manifest, &target.place()).await.is_red());

@@ -35,9 +35,7 @@ pub struct From<'a> {
 
 impl std::fmt::Debug for From<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("From")
-            .field("backup", self.backup)
-            .finish_non_exhaustive()
+        f.debug_struct("From").field("backup", self.backup).finish_non_exhaustive()
     }
 }
 
@@ -60,10 +58,8 @@ impl From<'_> {
         clients: &[Client],
         job: &JobContext,
     ) -> Result<u64> {
-        let mut parts: Vec<(&TableToc, &PartToc)> = tables
-            .iter()
-            .flat_map(|t| t.parts.iter().map(move |p| (*t, p)))
-            .collect();
+        let mut parts: Vec<(&TableToc, &PartToc)> =
+            tables.iter().flat_map(|t| t.parts.iter().map(move |p| (*t, p))).collect();
         parts.reverse();
         parts.sort_by_key(|(_, p)| p.bytes);
         let queue = Mutex::new(parts);
@@ -115,8 +111,9 @@ impl From<'_> {
         let statement = copy_statement(&name, &table.column_list(), encoding);
         let empty = format!("BEGIN; TRUNCATE TABLE ONLY {name}");
         client.execute_all(job, "empty table", &empty).await.map_err(|e| {
-            e.during(format!("replace rows of {}", table.item()))
-                .hint("tables that others refer to can only be replaced together with them: restore the database")
+            e.during(format!("replace rows of {}", table.item())).hint(
+                "tables that others refer to can only be replaced together with them: restore the database",
+            )
         })?;
         let mut rows = 0;
         for part in &table.parts {
@@ -150,10 +147,7 @@ impl From<'_> {
         let mut rows = RowPieces::new(self.open(&part.file, job).await?, part);
         let start = async {
             let statement = statement.trim_end().trim_end_matches(';');
-            client
-                .copy_in::<_, Bytes>(statement)
-                .await
-                .map_err(|e| server_error("load rows", e))
+            client.copy_in::<_, Bytes>(statement).await.map_err(|e| server_error("load rows", e))
         };
         let mut server = Box::pin(job.run("start loading", start).await?);
         while let Some(piece) = rows.next(job).await? {
@@ -161,23 +155,11 @@ impl From<'_> {
             let sent = async { server.send(piece).await.map_err(|e| server_error("load rows", e)) };
             if let Err(error) = job.run("load rows", sent).await {
                 // the server's own reason comes with the end
-                let end = async {
-                    server
-                        .as_mut()
-                        .finish()
-                        .await
-                        .map_err(|e| server_error("load rows", e))
-                };
+                let end = async { server.as_mut().finish().await.map_err(|e| server_error("load rows", e)) };
                 return job.run("load rows", end).await.and(Err(error));
             }
         }
-        let end = async {
-            server
-                .as_mut()
-                .finish()
-                .await
-                .map_err(|e| server_error("load rows", e))
-        };
+        let end = async { server.as_mut().finish().await.map_err(|e| server_error("load rows", e)) };
         job.run("load rows", end).await
     }
 
@@ -186,9 +168,7 @@ impl From<'_> {
         let mut stream = self.open(file, job).await?;
         let mut pending = BytesMut::new();
         loop {
-            let next = job
-                .run("read artifact", async { stream.next().await.transpose() })
-                .await?;
+            let next = job.run("read artifact", async { stream.next().await.transpose() }).await?;
             let ended = next.is_none();
             if let Some(chunk) = next {
                 job.progress().advance(chunk.len() as u64);
@@ -202,9 +182,7 @@ impl From<'_> {
                 };
                 let batch = pending.split_to(end + 1);
                 let sql = std::str::from_utf8(&batch).map_err(|e| {
-                    Error::new(ErrorKind::Corrupt, "read statements")
-                        .with("artifact", file)
-                        .because(e)
+                    Error::new(ErrorKind::Corrupt, "read statements").with("artifact", file).because(e)
                 })?;
                 client
                     .execute_all(job, "run statements", sql)
@@ -220,13 +198,9 @@ impl From<'_> {
     /// Runs what stands in the post-data section: indexes and keys side by side, then everything else in its order.
     pub async fn post(&self, file: &str, wanted: Wanted, clients: &[Client], job: &JobContext) -> Result<()> {
         let script = script::parse(&self.text(file, job).await?);
-        let first = clients
-            .first()
-            .ok_or_else(|| Error::bug("build indexes without a connection"))?;
+        let first = clients.first().ok_or_else(|| Error::bug("build indexes without a connection"))?;
         for client in clients {
-            client
-                .execute_all(job, "prepare connection", &script.preamble)
-                .await?;
+            client.execute_all(job, "prepare connection", &script.preamble).await?;
         }
         let (mut builds, rest): (Vec<Entry>, Vec<Entry>) =
             script.entries.into_iter().partition(Entry::is_build);
@@ -280,12 +254,7 @@ impl Entry {
 async fn run_entry(entry: &Entry, client: &Client, job: &JobContext) -> Result<()> {
     let done = client.execute_all(job, "run statements", &entry.sql).await;
     done.map_err(|e| {
-        let shown: String = entry
-            .sql
-            .lines()
-            .filter(|l| !l.starts_with("--"))
-            .collect::<Vec<_>>()
-            .join(" ");
+        let shown: String = entry.sql.lines().filter(|l| !l.starts_with("--")).collect::<Vec<_>>().join(" ");
         let shown: String = shown.trim().chars().take(200).collect();
         e.during(format!("make {}: {shown}", entry.kind.to_lowercase()))
     })

@@ -132,14 +132,9 @@ pub async fn of_database(client: &Client, database: &str, job: &JobContext) -> R
         let names = names(client, question.names, job).await?;
         notes.extend(note(Some(database), question.said, &names));
     }
-    for row in client
-        .rows(job, "list tables of extensions", EXTENSION_TABLES, &[])
-        .await?
-    {
+    for row in client.rows(job, "list tables of extensions", EXTENSION_TABLES, &[]).await? {
         let (table, extension): (String, String) = (row.get(0), row.get(1));
-        let any = client
-            .text(job, "look into table", &format!("SELECT 1 FROM {table} LIMIT 1"))
-            .await?;
+        let any = client.text(job, "look into table", &format!("SELECT 1 FROM {table} LIMIT 1")).await?;
         if any.is_some() {
             notes.push(format!(
                 "{}: rows of {table} are not in this backup: the table belongs to extension {extension} and is not its configuration",
@@ -167,13 +162,8 @@ pub async fn of_template(client: &Client, job: &JobContext) -> Result<Vec<String
 }
 
 async fn names(client: &Client, query: &str, job: &JobContext) -> Result<Vec<String>> {
-    let rows = client
-        .rows(job, "look for what cannot be carried", query, &[])
-        .await?;
-    Ok(rows
-        .iter()
-        .filter_map(|r| r.get::<_, Option<String>>(0))
-        .collect())
+    let rows = client.rows(job, "look for what cannot be carried", query, &[]).await?;
+    Ok(rows.iter().filter_map(|r| r.get::<_, Option<String>>(0)).collect())
 }
 
 fn note(database: Option<&str>, said: &str, names: &[String]) -> Option<String> {
@@ -226,10 +216,7 @@ pub async fn objects(client: &Client, job: &JobContext) -> Result<BTreeMap<Strin
     Ok(rows
         .iter()
         .map(|row| {
-            let digest = Digest {
-                count: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-                hash: row.get(2),
-            };
+            let digest = Digest { count: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0), hash: row.get(2) };
             (row.get(0), digest)
         })
         .collect())

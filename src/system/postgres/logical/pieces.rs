@@ -62,9 +62,7 @@ impl<'a> RowPieces<'a> {
     }
 
     fn corrupt(&self, why: &str) -> Error {
-        Error::new(ErrorKind::Corrupt, "read rows of an artifact")
-            .with("artifact", &self.part.file)
-            .why(why)
+        Error::new(ErrorKind::Corrupt, "read rows of an artifact").with("artifact", &self.part.file).why(why)
     }
 }
 
@@ -73,17 +71,9 @@ mod tests {
     use super::*;
 
     async fn pieces(chunks: &[&'static str], bytes: u64) -> Result<String> {
-        let part = PartToc {
-            file: "x".to_owned(),
-            bytes,
-            header_bytes: 4,
-            rows: 0,
-            hash: String::new(),
-        };
-        let chunks: Vec<Result<Bytes>> = chunks
-            .iter()
-            .map(|c| Ok(Bytes::from_static(c.as_bytes())))
-            .collect();
+        let part = PartToc { file: "x".to_owned(), bytes, header_bytes: 4, rows: 0, hash: String::new() };
+        let chunks: Vec<Result<Bytes>> =
+            chunks.iter().map(|c| Ok(Bytes::from_static(c.as_bytes()))).collect();
         let job = JobContext::plain();
         let mut rows = RowPieces::new(futures_util::stream::iter(chunks).boxed(), &part);
         let mut all = String::new();
@@ -106,12 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_artifact_that_is_cut_off_or_goes_on_is_corrupt() {
-        for chunks in [
-            &["HEAD1\n2\n"][..],
-            &["HEAD1\n2\n\\."],
-            &["HEAD1\n2\n\\.\nDROP"],
-            &["HEAD"],
-        ] {
+        for chunks in [&["HEAD1\n2\n"][..], &["HEAD1\n2\n\\."], &["HEAD1\n2\n\\.\nDROP"], &["HEAD"]] {
             assert_eq!(pieces(chunks, 11).await.unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }

@@ -44,9 +44,7 @@ impl Wish {
     }
 
     pub fn wants_database(&self, database: &str) -> bool {
-        self.patterns
-            .iter()
-            .any(|(d, _, _)| d.as_ref().is_none_or(|d| d.is_match(database)))
+        self.patterns.iter().any(|(d, _, _)| d.as_ref().is_none_or(|d| d.is_match(database)))
     }
 
     /// Names are matched as they are, and as they stand in the fingerprint.
@@ -78,9 +76,7 @@ fn matches(
 
 fn glob(pattern: &str) -> Result<GlobMatcher> {
     let glob = GlobBuilder::new(pattern).build().map_err(|e| {
-        Error::new(ErrorKind::Config, "read table pattern")
-            .with("pattern", pattern)
-            .because(e)
+        Error::new(ErrorKind::Config, "read table pattern").with("pattern", pattern).because(e)
     })?;
     Ok(glob.compile_matcher())
 }
@@ -195,13 +191,11 @@ async fn plan_globals(
         plan.actions.push(format!("create roles {}", create.join(", ")));
     }
     if create.len() < detail.roles.len() && plan.request.existing == Existing::Refuse {
-        plan.actions
-            .push("leave roles that exist already as they are".to_owned());
+        plan.actions.push("leave roles that exist already as they are".to_owned());
     }
     let spaces = missing(&target.tablespaces(admin, job).await?, &detail.tablespaces);
     if !spaces.is_empty() {
-        plan.actions
-            .push(format!("create tablespaces {}", spaces.join(", ")));
+        plan.actions.push(format!("create tablespaces {}", spaces.join(", ")));
     }
     Ok(())
 }
@@ -234,9 +228,7 @@ mod tests {
 
     #[test]
     fn a_pattern_without_a_schema_is_refused() {
-        let selection = Selection {
-            patterns: vec!["orders".to_owned()],
-        };
+        let selection = Selection { patterns: vec!["orders".to_owned()] };
         assert_eq!(Wish::of(&selection).unwrap_err().kind(), ErrorKind::Config);
     }
 }

@@ -44,10 +44,7 @@ impl Log {
         let took = since.elapsed();
         match self.restored.phases.iter_mut().find(|p| p.name == phase) {
             Some(known) => known.took += took,
-            None => self.restored.phases.push(Phase {
-                name: phase.to_owned(),
-                took,
-            }),
+            None => self.restored.phases.push(Phase { name: phase.to_owned(), took }),
         }
     }
 }
@@ -66,10 +63,7 @@ impl Logical<'_> {
             );
         }
         let manifest = point(&plan.request.chain)?;
-        let from = From {
-            source,
-            backup: &manifest.id,
-        };
+        let from = From { source, backup: &manifest.id };
         if let Place::Directory { path } = &plan.request.place {
             return files::restore(plan, manifest, path, source, job).await;
         }
@@ -89,17 +83,10 @@ impl Logical<'_> {
             refuse_unmatched(wish, &toc)?;
         }
         let admin = target.admin(job).await?;
-        let work = Work {
-            logical: self,
-            target,
-            from,
-            admin: &admin,
-        };
+        let work = Work { logical: self, target, from, admin: &admin };
         let started = Instant::now();
         job.progress().set_phase("roles");
-        log.restored
-            .notes
-            .extend(globals::restore(&target, from, &admin, job).await?);
+        log.restored.notes.extend(globals::restore(&target, from, &admin, job).await?);
         log.spent("load", started);
         for database in &toc.databases {
             match &wish {
@@ -112,28 +99,21 @@ impl Logical<'_> {
         }
         log.restored.point = Some(manifest.id.clone());
         log.restored.bytes = manifest.raw_bytes();
-        log.restored
-            .notes
-            .push("statistics were gathered anew (ANALYZE)".to_owned());
+        log.restored.notes.push("statistics were gathered anew (ANALYZE)".to_owned());
         Ok(log.restored)
     }
 }
 
 fn refuse_unmatched(wish: &Wish, toc: &Toc) -> Result<()> {
-    let tables: Vec<(&str, &TableToc)> = toc
-        .databases
-        .iter()
-        .flat_map(|d| d.tables.iter().map(|t| (d.name.as_str(), t)))
-        .collect();
+    let tables: Vec<(&str, &TableToc)> =
+        toc.databases.iter().flat_map(|d| d.tables.iter().map(|t| (d.name.as_str(), t))).collect();
     let unmatched = wish.unmatched(&tables);
     if unmatched.is_empty() {
         return Ok(());
     }
-    Err(
-        Error::new(ErrorKind::NotFound, "find selected tables in the backup")
-            .with("patterns", unmatched.join(", "))
-            .hint("toc.json of the backup lists its tables"),
-    )
+    Err(Error::new(ErrorKind::NotFound, "find selected tables in the backup")
+        .with("patterns", unmatched.join(", "))
+        .hint("toc.json of the backup lists its tables"))
 }
 
 impl Work<'_> {
@@ -159,9 +139,7 @@ impl Work<'_> {
         let (name, oid) = (&database.name, database.oid);
         let started = Instant::now();
         job.progress().set_phase(format!("schema of {name}"));
-        self.target
-            .create(self.admin, name, &database.create, job)
-            .await?;
+        self.target.create(self.admin, name, &database.create, job).await?;
         self.psql(name, &File::Pre.of(oid), job).await?;
         log.spent("load", started);
         let started = Instant::now();
@@ -173,10 +151,7 @@ impl Work<'_> {
             None => (Wanted::Everything, all.as_slice()),
             Some(only) => (Wanted::IndexesAndKeys, only),
         };
-        log.restored.items += self
-            .from
-            .tables(tables, &database.encoding, &clients, job)
-            .await?;
+        log.restored.items += self.from.tables(tables, &database.encoding, &clients, job).await?;
         self.from.lines(&File::Sequences.of(oid), first, job).await?;
         if only.is_none() {
             self.from.lines(&File::LargeObjects.of(oid), first, job).await?;
@@ -188,9 +163,7 @@ impl Work<'_> {
         first.execute_all(job, "gather statistics", "ANALYZE").await?;
         let properties = self.from.text(&File::Properties.of(oid), job).await?;
         for statement in script::statements(&properties) {
-            self.admin
-                .execute_all(job, "restore database properties", &statement)
-                .await?;
+            self.admin.execute_all(job, "restore database properties", &statement).await?;
         }
         log.spent("rebuild", started);
         if only.is_some() {
@@ -210,11 +183,8 @@ impl Work<'_> {
         log: &mut Log,
         job: &JobContext,
     ) -> Result<()> {
-        let tables: Vec<&TableToc> = database
-            .tables
-            .iter()
-            .filter(|t| wish.wants(&database.name, &t.schema, &t.name))
-            .collect();
+        let tables: Vec<&TableToc> =
+            database.tables.iter().filter(|t| wish.wants(&database.name, &t.schema, &t.name)).collect();
         if tables.is_empty() {
             return Ok(());
         }
@@ -237,29 +207,20 @@ impl Work<'_> {
             first.execute_all(job, "gather statistics", &analyze).await?;
         }
         log.spent("load", started);
-        log.restored
-            .notes
-            .push("sequences that feed the selected tables were not touched".to_owned());
+        log.restored.notes.push("sequences that feed the selected tables were not touched".to_owned());
         Ok(())
     }
 
     /// The table must exist with the columns of the backup, and be empty unless it may be replaced.
     async fn must_take(&self, table: &TableToc, client: &Client, job: &JobContext) -> Result<()> {
         let columns: Vec<String> = table.columns.iter().map(|c| quote_ident(c)).collect();
-        let probe = format!(
-            "SELECT {} FROM ONLY {} LIMIT 1",
-            columns.join(", "),
-            table.sql_name()
-        );
-        let rows = client
-            .rows(job, "look into table", &probe, &[])
-            .await
-            .map_err(|e| {
-                e.during(format!("restore into table {}", table.item())).hint(
-                    "a single table is restored into an existing one with the same columns; \
+        let probe = format!("SELECT {} FROM ONLY {} LIMIT 1", columns.join(", "), table.sql_name());
+        let rows = client.rows(job, "look into table", &probe, &[]).await.map_err(|e| {
+            e.during(format!("restore into table {}", table.item())).hint(
+                "a single table is restored into an existing one with the same columns; \
                        or restore into a database that does not exist yet, which gets the whole schema",
-                )
-            })?;
+            )
+        })?;
         if !rows.is_empty() && self.target.existing == Existing::Refuse {
             return Err(Error::new(ErrorKind::Conflict, "restore into table")
                 .with("table", table.item())
@@ -272,11 +233,7 @@ impl Work<'_> {
     async fn connect(&self, database: &str, job: &JobContext) -> Result<Vec<Client>> {
         let count = job.workers().cores().clamp(1, CONNECTIONS_MAX);
         let connect = (0..count).map(|_| async {
-            let client = self
-                .logical
-                .connector
-                .connect(self.target.place, database, job)
-                .await?;
+            let client = self.logical.connector.connect(self.target.place, database, job).await?;
             client.execute_all(job, "prepare connection", SESSION).await?;
             Ok::<_, Error>(client)
         });
@@ -288,17 +245,12 @@ impl Work<'_> {
         let mut script = tempfile::NamedTempFile::new().or_io("make file", std::env::temp_dir().as_path())?;
         let name = artifact(file)?;
         let mut stream = self.from.source.open(self.from.backup, &name, job).await?;
-        while let Some(chunk) = job
-            .run("read artifact", async { stream.next().await.transpose() })
-            .await?
-        {
+        while let Some(chunk) = job.run("read artifact", async { stream.next().await.transpose() }).await? {
             job.progress().advance(chunk.len() as u64);
             script = job
                 .workers()
                 .block("write script", move || {
-                    script
-                        .write_all(&chunk)
-                        .or_io("write script", std::env::temp_dir().as_path())?;
+                    script.write_all(&chunk).or_io("write script", std::env::temp_dir().as_path())?;
                     Ok(script)
                 })
                 .await?;
@@ -314,10 +266,6 @@ impl Work<'_> {
             .program("psql", database)?
             .args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f"])
             .arg(script.path());
-        program
-            .output(job)
-            .await
-            .map(drop)
-            .map_err(|e| e.during(format!("load {file}")))
+        program.output(job).await.map(drop).map_err(|e| e.during(format!("load {file}")))
     }
 }

@@ -42,10 +42,7 @@ pub fn parse(text: &str) -> Script {
             continue;
         }
         if let Some(kind) = piece.strip_prefix(NAME_MARK).and_then(kind_of) {
-            script.entries.push(Entry {
-                kind: kind.to_owned(),
-                sql: lasting.concat(),
-            });
+            script.entries.push(Entry { kind: kind.to_owned(), sql: lasting.concat() });
             continue;
         }
         if let Some(which) = LASTING.iter().position(|l| piece.starts_with(l)) {
@@ -115,9 +112,7 @@ pub fn identifier(text: &str) -> Option<(String, &str)> {
             }
         }
     }
-    let end = text
-        .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
     (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
 }
 
@@ -270,10 +265,7 @@ COMMENT ON INDEX public.t_b IS 'a ''quoted''
         let kinds: Vec<&str> = script.entries.iter().map(|e| e.kind.as_str()).collect();
         assert_eq!(kinds, ["CONSTRAINT", "INDEX", "COMMENT"]);
         assert!(script.preamble.contains("client_encoding"));
-        assert!(
-            script.entries[0].sql.contains("default_tablespace = ''"),
-            "{script:?}"
-        );
+        assert!(script.entries[0].sql.contains("default_tablespace = ''"), "{script:?}");
         assert!(script.entries[1].sql.contains("default_tablespace = fast"));
         assert!(!script.entries[1].sql.contains("default_tablespace = ''"));
         assert!(script.entries[2].sql.contains("Name: x; Type: INDEX"));
@@ -282,10 +274,7 @@ COMMENT ON INDEX public.t_b IS 'a ''quoted''
 
     #[test]
     fn a_last_statement_without_its_semicolon_is_not_lost() {
-        assert_eq!(
-            statements("SELECT 1;\n\nALTER ROLE a\n"),
-            ["SELECT 1;", "ALTER ROLE a"]
-        );
+        assert_eq!(statements("SELECT 1;\n\nALTER ROLE a\n"), ["SELECT 1;", "ALTER ROLE a"]);
         assert_eq!(statements("SELECT 1;\n-- end\n\n"), ["SELECT 1;"]);
     }
 

@@ -61,14 +61,7 @@ impl Snapshot {
             let relations = list_relations(&client, Coverage::Portable, job).await?;
             let locked: BTreeSet<u32> = before.iter().map(|r| r.oid).collect();
             if relations.iter().all(|r| locked.contains(&r.oid)) {
-                return Ok(Self {
-                    client,
-                    database: database.to_owned(),
-                    id,
-                    at,
-                    lsn,
-                    relations,
-                });
+                return Ok(Self { client, database: database.to_owned(), id, at, lsn, relations });
             }
             client.execute_all(job, "begin again", "ROLLBACK").await?;
         }
@@ -86,10 +79,7 @@ impl Snapshot {
     /// Another connection that sees the same, and holds locks of its own so that nobody can queue before it.
     pub async fn join(&self, connector: &Connector, place: &Place, job: &JobContext) -> Result<Client> {
         let client = connector.connect(place, &self.database, job).await?;
-        let begin = format!(
-            "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
-            quote_literal(&self.id).trim()
-        );
+        let begin = format!("{BEGIN}; SET TRANSACTION SNAPSHOT {}", quote_literal(&self.id).trim());
         client.execute_all(job, "share snapshot", &begin).await?;
         lock(&client, &self.relations, job).await?;
         pin_text(&client, job).await?;
@@ -108,10 +98,7 @@ async fn lock(client: &Client, relations: &[Relation], job: &JobContext) -> Resu
 }
 
 async fn export(client: &Client, job: &JobContext) -> Result<(String, Timestamp, String)> {
-    let answer = client
-        .text(job, "export snapshot", EXPORT)
-        .await?
-        .unwrap_or_default();
+    let answer = client.text(job, "export snapshot", EXPORT).await?.unwrap_or_default();
     let bug = || Error::bug("read exported snapshot").with("answer", &answer);
     let mut fields = answer.split('|');
     let (id, epoch, lsn) = (fields.next(), fields.next(), fields.next());
@@ -119,10 +106,7 @@ async fn export(client: &Client, job: &JobContext) -> Result<(String, Timestamp,
         return Err(bug());
     };
     let seconds: f64 = epoch.parse().map_err(|_| bug())?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "microseconds since 1970 fit for 290000 years"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "microseconds since 1970 fit for 290000 years")]
     let at = Timestamp::from_timestamp_micros((seconds * 1e6) as i64).ok_or_else(bug)?;
     Ok((id.to_owned(), at, lsn.to_owned()))
 }

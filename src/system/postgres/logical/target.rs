@@ -127,11 +127,7 @@ impl Target<'_> {
         admin.execute_all(job, "prepare removal", &open).await?;
         let sandbox = matches!(self.place, Place::Server(_));
         let force = sandbox || *state == State::Ours || self.existing == Existing::Replace;
-        let how = if force && admin.major() >= 13 {
-            " WITH (FORCE)"
-        } else {
-            ""
-        };
+        let how = if force && admin.major() >= 13 { " WITH (FORCE)" } else { "" };
         tracing::info!(database, ?state, "removing database before its restore");
         let drop = format!("DROP {this}{how}");
         admin.execute_all(job, "remove database", &drop).await
@@ -139,12 +135,8 @@ impl Target<'_> {
 
     /// Roles that exist before anything is restored, and the one we are.
     pub async fn roles(&self, admin: &Client, job: &JobContext) -> Result<(Vec<String>, String)> {
-        let rows = admin
-            .rows(job, "list roles", "SELECT rolname::text FROM pg_roles", &[])
-            .await?;
-        let own = admin
-            .row(job, "ask who we are", "SELECT current_user::text", &[])
-            .await?;
+        let rows = admin.rows(job, "list roles", "SELECT rolname::text FROM pg_roles", &[]).await?;
+        let own = admin.row(job, "ask who we are", "SELECT current_user::text", &[]).await?;
         Ok((rows.iter().map(|r| r.get(0)).collect(), own.get(0)))
     }
 

@@ -111,10 +111,7 @@ pub fn artifact(name: &str) -> Result<ArtifactName> {
 
 impl TableToc {
     pub fn digest(&self) -> Digest {
-        Digest {
-            count: self.rows,
-            hash: self.hash.clone(),
-        }
+        Digest { count: self.rows, hash: self.hash.clone() }
     }
 
     /// Key in the fingerprint, without the database.
@@ -154,9 +151,7 @@ impl Toc {
     pub async fn read(source: &dyn BackupSource, backup: &BackupId, job: &JobContext) -> Result<Self> {
         let text = read_text(source, backup, TOC, job).await?;
         let toc: Self = serde_json::from_str(&text).map_err(|e| {
-            Error::new(ErrorKind::Corrupt, "read table of contents")
-                .with("backup", backup)
-                .because(e)
+            Error::new(ErrorKind::Corrupt, "read table of contents").with("backup", backup).because(e)
         })?;
         if toc.format != TOC_FORMAT {
             return Err(Error::new(ErrorKind::Unsupported, "read table of contents")
@@ -168,10 +163,7 @@ impl Toc {
 }
 
 fn load_order(databases: &[DatabaseToc]) -> Vec<Load> {
-    let line = |file: String, database: Option<&String>| Load {
-        file,
-        database: database.cloned(),
-    };
+    let line = |file: String, database: Option<&String>| Load { file, database: database.cloned() };
     let mut load = vec![line(GLOBALS.to_owned(), None)];
     for db in databases {
         load.push(line(File::Create.of(db.oid), None));
@@ -194,18 +186,13 @@ pub async fn read_text(
 ) -> Result<String> {
     let mut stream = source.open(backup, &artifact(name)?, job).await?;
     let mut text = Vec::new();
-    while let Some(chunk) = job
-        .run("read artifact", async { stream.next().await.transpose() })
-        .await?
-    {
+    while let Some(chunk) = job.run("read artifact", async { stream.next().await.transpose() }).await? {
         if text.len() + chunk.len() > TEXT_BYTES_MAX {
             return Err(Error::new(ErrorKind::Exhausted, "read artifact as text").with("artifact", name));
         }
         text.extend_from_slice(&chunk);
     }
     String::from_utf8(text).map_err(|e| {
-        Error::new(ErrorKind::Corrupt, "read artifact as text")
-            .with("artifact", name)
-            .because(e)
+        Error::new(ErrorKind::Corrupt, "read artifact as text").with("artifact", name).because(e)
     })
 }

@@ -52,8 +52,7 @@ impl Logical<'_> {
         check_roles(&detail, &admin, &mut found, job).await?;
         let databases = check_databases(&detail, &admin, place, &mut found, job).await?;
         for database in databases {
-            self.compare(database, &detail, captured, place, &mut found, job)
-                .await?;
+            self.compare(database, &detail, captured, place, &mut found, job).await?;
         }
         if found.compared == 0 {
             found.push(Check::inconclusive("rows", E4, "no rows were compared"));
@@ -91,12 +90,7 @@ impl Logical<'_> {
                 Err(error)
             }
             Err(error) => {
-                found.push(Check::failed(
-                    "server answers",
-                    E2,
-                    "a session",
-                    error.to_string(),
-                ));
+                found.push(Check::failed("server answers", E2, "a session", error.to_string()));
                 Ok(None)
             }
         }
@@ -144,12 +138,7 @@ impl Logical<'_> {
         place: &Place,
         job: &JobContext,
     ) -> Result<Option<Check>> {
-        let tools = Tools {
-            settings: self.settings,
-            connector: self.connector,
-            place,
-            major,
-        };
+        let tools = Tools { settings: self.settings, connector: self.connector, place, major };
         // this program reads some names as connection strings
         let odd = database.contains('=') || database.contains("://");
         let installed = programs::find(self.settings, "pg_amcheck", Wanted::AtLeast(major)).is_ok();
@@ -170,9 +159,7 @@ impl Logical<'_> {
             .await;
         if had != "true" {
             // the copy stays as it was restored
-            client
-                .execute_all(job, "remove amcheck again", "DROP EXTENSION IF EXISTS amcheck")
-                .await?;
+            client.execute_all(job, "remove amcheck again", "DROP EXTENSION IF EXISTS amcheck").await?;
         }
         let name = format!("structure of {database} (pg_amcheck)");
         match run {
@@ -197,16 +184,10 @@ async fn check_roles(
     found: &mut Verification,
     job: &JobContext,
 ) -> Result<()> {
-    let rows = admin
-        .rows(job, "list roles", "SELECT rolname::text FROM pg_roles", &[])
-        .await?;
+    let rows = admin.rows(job, "list roles", "SELECT rolname::text FROM pg_roles", &[]).await?;
     let present: Vec<String> = rows.iter().map(|r| r.get(0)).collect();
-    let missing: Vec<&str> = detail
-        .roles
-        .iter()
-        .filter(|r| !present.contains(r))
-        .map(String::as_str)
-        .collect();
+    let missing: Vec<&str> =
+        detail.roles.iter().filter(|r| !present.contains(r)).map(String::as_str).collect();
     let expected = format!("{} roles", detail.roles.len());
     found.push(if missing.is_empty() {
         Check::passed("roles", E4, expected)
@@ -235,9 +216,7 @@ async fn check_databases<'d>(
         let name = format!("database {}", database.name);
         found.push(Check::failed(name, E4, "present", "missing"));
     }
-    let extra = own
-        .iter()
-        .filter(|n| !detail.databases.iter().any(|d| d.name == **n));
+    let extra = own.iter().filter(|n| !detail.databases.iter().any(|d| d.name == **n));
     if matches!(place, Place::Server(_)) {
         for name in extra {
             found.push(Check::failed(
@@ -279,11 +258,7 @@ fn compare_items(
         found.push(Check::failed(name, E4, "absent", shown(&is)));
     }
     if equal > 0 {
-        found.push(Check::passed(
-            label.to_owned(),
-            E4,
-            format!("{equal} items equal"),
-        ));
+        found.push(Check::passed(label.to_owned(), E4, format!("{equal} items equal")));
     }
     compared
 }

@@ -100,21 +100,9 @@ impl Relation {
             return vec![None];
         }
         let each = self.blocks.div_ceil(parts);
-        let starts: Vec<u64> = (0..parts)
-            .map(|n| n * each)
-            .filter(|s| *s < self.blocks)
-            .collect();
+        let starts: Vec<u64> = (0..parts).map(|n| n * each).filter(|s| *s < self.blocks).collect();
         let end_of = |n: usize| starts.get(n + 1).copied();
-        starts
-            .iter()
-            .enumerate()
-            .map(|(n, from)| {
-                Some(BlockRange {
-                    from: *from,
-                    to: end_of(n),
-                })
-            })
-            .collect()
+        starts.iter().enumerate().map(|(n, from)| Some(BlockRange { from: *from, to: end_of(n) })).collect()
     }
 }
 
@@ -169,11 +157,8 @@ pub async fn list_relations(client: &Client, coverage: Coverage, job: &JobContex
             "m" => Kind::MaterializedView,
             _ => Kind::Sequence,
         };
-        let (unlogged, of_extension, configuration) = (
-            row.get::<_, &str>(4) == "u",
-            row.get::<_, bool>(5),
-            row.get::<_, bool>(6),
-        );
+        let (unlogged, of_extension, configuration) =
+            (row.get::<_, &str>(4) == "u", row.get::<_, bool>(5), row.get::<_, bool>(6));
         let covered = match coverage {
             Coverage::Everything => true,
             Coverage::WithoutUnlogged => !unlogged,
@@ -210,10 +195,7 @@ pub struct SequenceState {
 
 impl SequenceState {
     pub fn digest(self) -> Digest {
-        Digest {
-            count: 1,
-            hash: format!("{:016x}{:02x}", self.last_value, u8::from(self.is_called)),
-        }
+        Digest { count: 1, hash: format!("{:016x}{:02x}", self.last_value, u8::from(self.is_called)) }
     }
 }
 
@@ -248,10 +230,7 @@ pub async fn read_sequences(
         for row in client.rows(job, "read sequences", &query, &[]).await? {
             let index = usize::try_from(row.get::<_, i32>(0)).unwrap_or(usize::MAX);
             let relation = group.get(index).ok_or_else(|| Error::bug("read sequences"))?;
-            let state = SequenceState {
-                last_value: row.get(1),
-                is_called: row.get(2),
-            };
+            let state = SequenceState { last_value: row.get(1), is_called: row.get(2) };
             states.push(((*relation).clone(), state));
         }
     }
@@ -277,14 +256,7 @@ mod tests {
 
     #[test]
     fn parts_cover_every_block_once_and_the_last_is_open() {
-        for (bytes, blocks) in [
-            (0, 0),
-            (8192, 1),
-            (100, 7),
-            (1000, 10),
-            (1000, 3),
-            (u64::MAX, 1000),
-        ] {
+        for (bytes, blocks) in [(0, 0), (8192, 1), (100, 7), (1000, 10), (1000, 3), (u64::MAX, 1000)] {
             let parts = table(bytes, blocks).parts(100, 64);
             assert!(parts.len() <= 64 && !parts.is_empty());
             if let [None] = parts.as_slice() {
@@ -301,10 +273,7 @@ mod tests {
     fn the_state_of_a_sequence_survives_its_digest() {
         for last_value in [0, 1, -1, i64::MIN, i64::MAX] {
             for is_called in [false, true] {
-                let state = SequenceState {
-                    last_value,
-                    is_called,
-                };
+                let state = SequenceState { last_value, is_called };
                 assert_eq!(sequence_state(&state.digest()), Some(state));
             }
         }

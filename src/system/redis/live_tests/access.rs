@@ -20,8 +20,7 @@ fn secret(directory: &Path, text: &str) -> SecretRef {
 async fn a_user_with_the_rights_of_a_replica_can_take_a_backup() {
     let live = Live::filled().await;
     let secrets = tempfile::tempdir().unwrap();
-    live.run("ACL SETUSER saver on >open-sesame +psync +replconf +ping +info")
-        .await;
+    live.run("ACL SETUSER saver on >open-sesame +psync +replconf +ping +info").await;
     let with = |user: &str, password: &str| {
         engine(Settings {
             user: Some(user.to_owned()),
@@ -31,23 +30,14 @@ async fn a_user_with_the_rights_of_a_replica_can_take_a_backup() {
     };
     let saver = with("saver", "open-sesame");
     let backups = MemoryBackups::default();
-    let manifest = backups
-        .take(&saver, BackupKind::Full, &[], &live.job)
-        .await
-        .unwrap();
+    let manifest = backups.take(&saver, BackupKind::Full, &[], &live.job).await.unwrap();
     assert_eq!(manifest.captured.fingerprint.total(), 22);
     let notes = manifest.captured.notes.join("\n");
-    assert!(
-        notes.contains("users were not captured") && notes.contains("configuration was not"),
-        "{notes}"
-    );
+    assert!(notes.contains("users were not captured") && notes.contains("configuration was not"), "{notes}");
     assert_eq!(saver.probe(&live.job).await.unwrap().state, HealthState::Healthy);
     // the wrong password
     let wrong = with("saver", "open-barley");
-    let error = backups
-        .take(&wrong, BackupKind::Full, &[], &live.job)
-        .await
-        .unwrap_err();
+    let error = backups.take(&wrong, BackupKind::Full, &[], &live.job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.advice().unwrap().contains("password"), "{error}");
     assert!(!format!("{error:?}").contains("barley"));
@@ -55,10 +45,7 @@ async fn a_user_with_the_rights_of_a_replica_can_take_a_backup() {
     assert_eq!(health.state, HealthState::Degraded);
     // no right to replicate
     live.run("ACL SETUSER saver -psync +acl").await;
-    let error = backups
-        .take(&saver, BackupKind::Full, &[], &live.job)
-        .await
-        .unwrap_err();
+    let error = backups.take(&saver, BackupKind::Full, &[], &live.job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.advice().unwrap().contains("+psync"), "{error}");
     let health = saver.probe(&live.job).await.unwrap();
@@ -79,10 +66,7 @@ async fn a_server_with_a_password_tells_that_one_is_missing() {
         password: Some(secret(secrets.path(), "the-word")),
         ..live.system.settings.clone()
     });
-    let manifest = backups
-        .take(&system, BackupKind::Full, &[], &live.job)
-        .await
-        .unwrap();
+    let manifest = backups.take(&system, BackupKind::Full, &[], &live.job).await.unwrap();
     assert_eq!(manifest.captured.fingerprint.total(), 22);
 }
 
@@ -91,23 +75,8 @@ async fn certificate(directory: &Path, job: &JobContext) -> (PathBuf, PathBuf) {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     Program::find("openssl", &[], "")
         .unwrap()
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-        ])
-        .args([
-            "-days",
-            "2",
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ])
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
         .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(&key)
@@ -133,43 +102,17 @@ async fn tls_is_spoken_with_and_without_a_client_certificate() {
         "CONFIG SET tls-cert-file {cert_text} tls-key-file {key_text} tls-ca-cert-file {cert_text} tls-port {port}"
     ))
     .await;
-    let bare = Settings {
-        port,
-        tls: Tls::On,
-        ca_file: Some(cert.clone()),
-        ..Settings::default()
-    };
-    let full = Settings {
-        cert_file: Some(cert),
-        key_file: Some(key),
-        ..bare.clone()
-    };
+    let bare = Settings { port, tls: Tls::On, ca_file: Some(cert.clone()), ..Settings::default() };
+    let full = Settings { cert_file: Some(cert), key_file: Some(key), ..bare.clone() };
     let backups = MemoryBackups::default();
-    let manifest = backups
-        .take(&engine(full), BackupKind::Full, &[], &live.job)
-        .await
-        .unwrap();
+    let manifest = backups.take(&engine(full), BackupKind::Full, &[], &live.job).await.unwrap();
     assert_eq!(manifest.captured.fingerprint.total(), 22);
     // the server insists on a client certificate until told otherwise
-    assert!(
-        engine(bare.clone())
-            .read(&Place::Production, &live.job)
-            .await
-            .is_err()
-    );
+    assert!(engine(bare.clone()).read(&Place::Production, &live.job).await.is_err());
     live.run("CONFIG SET tls-auth-clients no").await;
-    engine(bare.clone())
-        .read(&Place::Production, &live.job)
-        .await
-        .unwrap();
-    let stranger = Settings {
-        ca_file: None,
-        ..bare
-    };
-    let error = engine(stranger)
-        .read(&Place::Production, &live.job)
-        .await
-        .unwrap_err();
+    engine(bare.clone()).read(&Place::Production, &live.job).await.unwrap();
+    let stranger = Settings { ca_file: None, ..bare };
+    let error = engine(stranger).read(&Place::Production, &live.job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.advice().unwrap().contains("ca_file"), "{error}");
 }

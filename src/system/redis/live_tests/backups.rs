@@ -20,12 +20,7 @@ async fn a_backup_counts_every_key_by_database_and_type() {
     let backups = MemoryBackups::default();
     let manifest = live.take(&backups).await.unwrap();
     let captured = &manifest.captured;
-    let counts: Vec<_> = captured
-        .fingerprint
-        .items
-        .iter()
-        .map(|(n, d)| (n.as_str(), d.count))
-        .collect();
+    let counts: Vec<_> = captured.fingerprint.items.iter().map(|(n, d)| (n.as_str(), d.count)).collect();
     assert_eq!(counts, [("db0", 18), ("db15", 1), ("db3", 2), ("functions", 1)]);
     let profile = detail(&manifest).profile;
     assert_eq!(profile.databases["db0"].expiring, 3);
@@ -37,9 +32,7 @@ async fn a_backup_counts_every_key_by_database_and_type() {
     let artifacts = backups.artifacts(&manifest.id);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &artifacts[2].1).unwrap();
-    let checker = Program::find("redis-check-rdb", &[], "")
-        .unwrap()
-        .arg(file.path());
+    let checker = Program::find("redis-check-rdb", &[], "").unwrap().arg(file.path());
     checker.output(&live.job).await.unwrap();
 }
 
@@ -51,10 +44,7 @@ async fn secrets_of_the_configuration_are_left_out() {
     let manifest = live.take(&backups).await.unwrap();
     let artifacts = backups.artifacts(&manifest.id);
     let config = String::from_utf8(artifacts[1].1.to_vec()).unwrap();
-    assert!(
-        config.contains("maxmemory-policy") && !config.contains("s3cret"),
-        "{config}"
-    );
+    assert!(config.contains("maxmemory-policy") && !config.contains("s3cret"), "{config}");
     assert!(!serde_json::to_string(&manifest).unwrap().contains("user default"));
 }
 
@@ -63,16 +53,9 @@ async fn an_incremental_request_gives_a_full_backup_and_says_so() {
     let live = Live::start().await;
     live.run("SET a b").await;
     let backups = MemoryBackups::default();
-    let manifest = backups
-        .take(&live.system, BackupKind::Incremental, &[], &live.job)
-        .await
-        .unwrap();
+    let manifest = backups.take(&live.system, BackupKind::Incremental, &[], &live.job).await.unwrap();
     assert_eq!(manifest.kind, BackupKind::Full);
-    assert!(
-        manifest.captured.notes[0].contains("full"),
-        "{:?}",
-        manifest.captured.notes
-    );
+    assert!(manifest.captured.notes[0].contains("full"), "{:?}", manifest.captured.notes);
 }
 
 #[tokio::test]
@@ -82,13 +65,7 @@ async fn a_delay_for_diskless_snapshots_is_avoided_and_both_ways_give_the_same()
     let diskless = live.take(&backups).await.unwrap();
     live.run("CONFIG SET repl-diskless-sync-delay 3600").await;
     let disk = live.take(&backups).await.unwrap();
-    assert_eq!(
-        (
-            detail(&diskless).transfer.as_str(),
-            detail(&disk).transfer.as_str()
-        ),
-        ("diskless", "disk")
-    );
+    assert_eq!((detail(&diskless).transfer.as_str(), detail(&disk).transfer.as_str()), ("diskless", "disk"));
     assert_eq!(diskless.captured.fingerprint, disk.captured.fingerprint);
 }
 
@@ -96,11 +73,8 @@ async fn a_delay_for_diskless_snapshots_is_avoided_and_both_ways_give_the_same()
 async fn a_server_that_cannot_write_its_disk_is_read_diskless() {
     let live = Live::start().await;
     live.run("SET a b\nCONFIG SET repl-diskless-sync-delay 1").await;
-    std::fs::set_permissions(
-        &live.server.place.dir,
-        std::os::unix::fs::PermissionsExt::from_mode(0o500),
-    )
-    .unwrap();
+    std::fs::set_permissions(&live.server.place.dir, std::os::unix::fs::PermissionsExt::from_mode(0o500))
+        .unwrap();
     let backups = MemoryBackups::default();
     let manifest = live.take(&backups).await.unwrap();
     assert_eq!(detail(&manifest).transfer, "diskless");
@@ -112,9 +86,7 @@ async fn a_server_killed_in_the_middle_is_an_error_not_an_end() {
     // so slow that it cannot be done before the kill
     live.run("CONFIG SET rdb-key-save-delay 200000").await;
     let endpoint = live.system.settings.endpoint();
-    let mut snapshot = Snapshot::begin(&endpoint, Transfer::Diskless, &live.job)
-        .await
-        .unwrap();
+    let mut snapshot = Snapshot::begin(&endpoint, Transfer::Diskless, &live.job).await.unwrap();
     // the server's child goes too: it writes into a pipe that nobody reads any more
     live.server.kill().await.unwrap();
     let error = loop {
@@ -127,10 +99,7 @@ async fn a_server_killed_in_the_middle_is_an_error_not_an_end() {
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     let error = live.take(&MemoryBackups::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
-    assert_eq!(
-        live.system.probe(&live.job).await.unwrap().state,
-        HealthState::Down
-    );
+    assert_eq!(live.system.probe(&live.job).await.unwrap().state, HealthState::Down);
 }
 
 #[tokio::test]
@@ -138,11 +107,7 @@ async fn a_healthy_server_is_probed_as_healthy() {
     let live = Live::filled().await;
     let health = live.system.probe(&live.job).await.unwrap();
     assert_eq!(health.state, HealthState::Healthy, "{health:?}");
-    assert!(
-        health.summary.contains("21 keys in 3 databases"),
-        "{}",
-        health.summary
-    );
+    assert!(health.summary.contains("21 keys in 3 databases"), "{}", health.summary);
 }
 
 #[tokio::test]
@@ -152,11 +117,7 @@ async fn canaries_are_kept_in_number_read_back_and_not_counted_as_content() {
     let backups = MemoryBackups::default();
     let before = live.take(&backups).await.unwrap();
     for seq in 0..CANARIES_KEPT as u64 + 3 {
-        let record = CanaryRecord {
-            seq,
-            utc: live.job.now(),
-            mac: "00".to_owned(),
-        };
+        let record = CanaryRecord { seq, utc: live.job.now(), mac: "00".to_owned() };
         live.system.write(&record, &live.job).await.unwrap();
     }
     let read = live.system.read(&live.server.place(), &live.job).await.unwrap();
@@ -164,12 +125,8 @@ async fn canaries_are_kept_in_number_read_back_and_not_counted_as_content() {
     let after = live.take(&backups).await.unwrap();
     assert_eq!(before.captured.fingerprint, after.captured.fingerprint);
     let directory = tempfile::tempdir().unwrap();
-    let place = Place::Directory {
-        path: directory.path().to_owned(),
-    };
-    live.restore(&backups, &after, place.clone(), Existing::Refuse, &[])
-        .await
-        .unwrap();
+    let place = Place::Directory { path: directory.path().to_owned() };
+    live.restore(&backups, &after, place.clone(), Existing::Refuse, &[]).await.unwrap();
     assert_eq!(live.system.read(&place, &live.job).await.unwrap(), read);
     let mark = live.system.watermark(&place, &live.job).await.unwrap().unwrap();
     assert_eq!(Some(mark), after.captured.watermark);
@@ -187,20 +144,9 @@ async fn queries_read_any_database_and_refuse_to_write() {
         ("DBSIZE", "18"),
         ("GET nothing", ""),
     ] {
-        assert_eq!(
-            live.system.ask(&place, query, &live.job).await.unwrap(),
-            answer,
-            "{query}"
-        );
+        assert_eq!(live.system.ask(&place, query, &live.job).await.unwrap(), answer, "{query}");
     }
-    for query in [
-        "SET a b",
-        "FLUSHALL",
-        "CONFIG SET save x",
-        "SHUTDOWN",
-        "EVAL x 0",
-        "nonsense",
-    ] {
+    for query in ["SET a b", "FLUSHALL", "CONFIG SET save x", "SHUTDOWN", "EVAL x 0", "nonsense"] {
         let error = live.system.ask(&place, query, &live.job).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{query}");
     }
@@ -220,20 +166,12 @@ async fn a_damaged_dump_is_refused_before_anything_is_touched() {
         bytes
     });
     let place = live.server.place();
-    let error = live
-        .restore(&backups, &manifest, place, Existing::Replace, &[])
-        .await
-        .unwrap_err();
+    let error = live.restore(&backups, &manifest, place, Existing::Replace, &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(live.run("DBSIZE").await, Reply::Integer(18));
     let directory = tempfile::tempdir().unwrap();
-    let place = Place::Directory {
-        path: directory.path().to_owned(),
-    };
-    let error = live
-        .restore(&backups, &manifest, place, Existing::Refuse, &[])
-        .await
-        .unwrap_err();
+    let place = Place::Directory { path: directory.path().to_owned() };
+    let error = live.restore(&backups, &manifest, place, Existing::Refuse, &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -11,10 +11,7 @@ async fn every_change_to_the_copy_is_seen() {
     let backups = MemoryBackups::default();
     let manifest = live.take(&backups).await.unwrap();
     let place = live.server.place();
-    assert_eq!(
-        live.verify(&backups, &manifest, &place).await.level(),
-        Some(EvidenceLevel::E4)
-    );
+    assert_eq!(live.verify(&backups, &manifest, &place).await.level(), Some(EvidenceLevel::E4));
     for change in [
         "SET text hellO",
         "DEL text",
@@ -47,9 +44,7 @@ async fn every_change_to_the_copy_is_seen() {
         let checked = live.verify(&backups, &manifest, &place).await;
         assert!(checked.is_red(), "not seen: {change}");
         assert!(checked.level() < Some(EvidenceLevel::E4), "{change}");
-        live.restore(&backups, &manifest, place.clone(), Existing::Replace, &[])
-            .await
-            .unwrap();
+        live.restore(&backups, &manifest, place.clone(), Existing::Replace, &[]).await.unwrap();
     }
     let checked = live.verify(&backups, &manifest, &place).await;
     assert_eq!(checked.level(), Some(EvidenceLevel::E4), "{checked:?}");
@@ -61,13 +56,9 @@ async fn a_damaged_or_missing_copy_is_red() {
     let backups = MemoryBackups::default();
     let manifest = live.take(&backups).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let place = Place::Directory {
-        path: directory.path().to_owned(),
-    };
+    let place = Place::Directory { path: directory.path().to_owned() };
     assert!(live.verify(&backups, &manifest, &place).await.is_red());
-    live.restore(&backups, &manifest, place.clone(), Existing::Refuse, &[])
-        .await
-        .unwrap();
+    live.restore(&backups, &manifest, place.clone(), Existing::Refuse, &[]).await.unwrap();
     let file = directory.path().join("dump.rdb");
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
@@ -75,15 +66,9 @@ async fn a_damaged_or_missing_copy_is_red() {
     std::fs::write(&file, &bytes).unwrap();
     let checked = live.verify(&backups, &manifest, &place).await;
     assert!(checked.is_red() && checked.level().is_none(), "{checked:?}");
-    let down = engine(Settings {
-        port: free_port().unwrap(),
-        ..Settings::default()
-    });
+    let down = engine(Settings { port: free_port().unwrap(), ..Settings::default() });
     let chain = [manifest];
-    let checked = down
-        .verify(&chain, &Place::Production, &backups, &live.job)
-        .await
-        .unwrap();
+    let checked = down.verify(&chain, &Place::Production, &backups, &live.job).await.unwrap();
     assert!(checked.is_red());
 }
 
@@ -102,36 +87,21 @@ async fn an_empty_backup_and_an_empty_copy_prove_nothing() {
 async fn keys_that_expired_since_the_capture_are_told_apart_from_lost_ones() {
     let live = Live::filled().await;
     let soon = (live.job.now().timestamp_millis() + 2500).to_string();
-    live.run(&format!("SET brief 1 PXAT {soon}\nSET brief2 1 PXAT {soon}"))
-        .await;
+    live.run(&format!("SET brief 1 PXAT {soon}\nSET brief2 1 PXAT {soon}")).await;
     let backups = MemoryBackups::default();
     let manifest = live.take(&backups).await.unwrap();
     assert_eq!(manifest.captured.fingerprint.items["db0"].count, 20);
     while live.run("EXISTS brief").await == Reply::Integer(1) {
-        live.job
-            .sleep("wait for expiry", std::time::Duration::from_millis(50))
-            .await
-            .unwrap();
+        live.job.sleep("wait for expiry", std::time::Duration::from_millis(50)).await.unwrap();
     }
     let place = live.server.place();
     let checked = live.verify(&backups, &manifest, &place).await;
     assert_eq!(checked.level(), Some(EvidenceLevel::E4), "{checked:?}");
-    let told = checked
-        .checks
-        .iter()
-        .find(|c| c.name == "expired since the capture")
-        .unwrap();
+    let told = checked.checks.iter().find(|c| c.name == "expired since the capture").unwrap();
     assert!(told.actual.starts_with("2 keys"), "{told:?}");
-    let restored = live
-        .restore(&backups, &manifest, place.clone(), Existing::Replace, &[])
-        .await
-        .unwrap();
+    let restored = live.restore(&backups, &manifest, place.clone(), Existing::Replace, &[]).await.unwrap();
     assert_eq!(restored.items, 21);
-    assert!(
-        restored.notes[0].starts_with("2 keys had expired"),
-        "{:?}",
-        restored.notes
-    );
+    assert!(restored.notes[0].starts_with("2 keys had expired"), "{:?}", restored.notes);
     assert!(!live.verify(&backups, &manifest, &place).await.is_red());
     live.run("DEL text").await;
     assert!(live.verify(&backups, &manifest, &place).await.is_red());

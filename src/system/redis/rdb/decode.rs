@@ -91,10 +91,7 @@ type Walk = fn(&[u8], &mut dyn FnMut(Element<'_>) -> Result<()>) -> Result<()>;
 
 impl Decoder {
     pub fn for_version(version: u16) -> Self {
-        Self {
-            version,
-            ..Self::default()
-        }
+        Self { version, ..Self::default() }
     }
 
     pub(super) fn decode<C: Chunks>(&mut self, encoding: u8, window: &mut Window<C>) -> Result<Value> {
@@ -107,11 +104,7 @@ impl Decoder {
         let chunk = std::iter::once(bytes::Bytes::copy_from_slice(raw));
         let value =
             Self::for_version(version).decode_into(encoding, &mut Window::new(chunk), Some(&mut all))?;
-        if value.kind == Kind::List {
-            Ok(all)
-        } else {
-            Err(corrupt("a list was expected"))
-        }
+        if value.kind == Kind::List { Ok(all) } else { Err(corrupt("a list was expected")) }
     }
 
     fn decode_into<C: Chunks>(
@@ -154,27 +147,18 @@ impl Decoder {
             e::MODULE => module(window),
             e::MODULE_OLD => {
                 let name = module_name(window.plain_length()?);
-                Err(
-                    Error::new(ErrorKind::Unsupported, "read a module's value in its old form")
-                        .with("module", name),
-                )
+                Err(Error::new(ErrorKind::Unsupported, "read a module's value in its old form")
+                    .with("module", name))
             }
-            _ => Err(
-                Error::new(ErrorKind::Unsupported, "read a value of unknown encoding")
-                    .hint("this server writes a newer format than this lifeboat knows: update lifeboat"),
-            ),
+            _ => Err(Error::new(ErrorKind::Unsupported, "read a value of unknown encoding")
+                .hint("this server writes a newer format than this lifeboat knows: update lifeboat")),
         }
     }
 
     fn string<C: Chunks>(&mut self, window: &mut Window<C>) -> Result<Value> {
         self.element.clear();
         window.append_string(&mut self.element)?;
-        Ok(Value {
-            kind: Kind::String,
-            elements: 1,
-            hash: xxh3_128(&self.element),
-            timed: Vec::new(),
-        })
+        Ok(Value { kind: Kind::String, elements: 1, hash: xxh3_128(&self.element), timed: Vec::new() })
     }
 
     fn strings<C: Chunks>(
@@ -315,10 +299,5 @@ fn module<C: Chunks>(window: &mut Window<C>) -> Result<Value> {
         }
         hash = chain(hash, xxh3_128(&scratch).wrapping_add(u128::from(code)));
     }
-    Ok(Value {
-        kind: Kind::Module,
-        elements: 1,
-        hash,
-        timed: Vec::new(),
-    })
+    Ok(Value { kind: Kind::Module, elements: 1, hash, timed: Vec::new() })
 }

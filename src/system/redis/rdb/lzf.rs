@@ -13,19 +13,13 @@ pub fn decompress(packed: &[u8], expected: u64, out: &mut Vec<u8>) -> Result<()>
     }
     let start = out.len();
     let mut at = 0;
-    let byte = |at: usize| {
-        packed
-            .get(at)
-            .copied()
-            .ok_or_else(|| corrupt("compressed string ends early"))
-    };
+    let byte = |at: usize| packed.get(at).copied().ok_or_else(|| corrupt("compressed string ends early"));
     while at < packed.len() {
         let control = usize::from(byte(at)?);
         at += 1;
         if control < 32 {
-            let literal = packed
-                .get(at..=at + control)
-                .ok_or_else(|| corrupt("compressed string ends early"))?;
+            let literal =
+                packed.get(at..=at + control).ok_or_else(|| corrupt("compressed string ends early"))?;
             out.extend_from_slice(literal);
             at += control + 1;
         } else {

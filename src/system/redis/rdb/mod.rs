@@ -198,11 +198,7 @@ impl<C: Chunks> Reader<C> {
                 .with("version", &text)
                 .hint("this server writes a newer format than this lifeboat knows: update lifeboat"));
         }
-        let header = Header {
-            magic: text,
-            version,
-            ..Header::default()
-        };
+        let header = Header { magic: text, version, ..Header::default() };
         Ok(Self {
             window,
             decoder: decode::Decoder::for_version(version),
@@ -319,23 +315,14 @@ impl<C: Chunks> Reader<C> {
                     .with("stored", format!("{stored:016x}"))
                     .with("computed", format!("{computed:016x}")));
             }
-            if stored == 0 {
-                Checksum::Disabled
-            } else {
-                Checksum::Held
-            }
+            if stored == 0 { Checksum::Disabled } else { Checksum::Held }
         } else {
             Checksum::Disabled
         };
         if !self.window.is_at_end()? {
             return Err(corrupt("bytes follow its end"));
         }
-        Ok(Summary {
-            bytes: self.window.offset(),
-            header: self.header,
-            checksum,
-            modules: self.modules,
-        })
+        Ok(Summary { bytes: self.window.offset(), header: self.header, checksum, modules: self.modules })
     }
 }
 

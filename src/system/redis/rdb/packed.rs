@@ -94,10 +94,7 @@ fn listpack_entry(blob: &[u8], at: usize) -> Result<(Element<'_>, usize)> {
         0x80..=0xbf => text(1, usize::from(first & 0x3f)),
         0xc0..=0xdf => {
             let raw = i64::from(first & 0x1f) << 8 | i64::from(slice(blob, at + 1, 1)?[0]);
-            Ok((
-                Element::Integer(if raw >= 1 << 12 { raw - (1 << 13) } else { raw }),
-                2,
-            ))
+            Ok((Element::Integer(if raw >= 1 << 12 { raw - (1 << 13) } else { raw }), 2))
         }
         0xe0..=0xef => {
             let len = usize::from(first & 0x0f) << 8 | usize::from(slice(blob, at + 1, 1)?[0]);
@@ -122,9 +119,7 @@ fn check_backlink(blob: &[u8], at: usize, len: usize) -> Result<usize> {
         _ => 5,
     };
     let link = slice(blob, at + len, size)?;
-    let told = link
-        .iter()
-        .fold(0usize, |sum, byte| sum << 7 | usize::from(byte & 0x7f));
+    let told = link.iter().fold(0usize, |sum, byte| sum << 7 | usize::from(byte & 0x7f));
     if told != len {
         return Err(corrupt("a back link of a listpack is wrong"));
     }
@@ -223,11 +218,7 @@ pub fn zipmap(blob: &[u8], sink: &mut Sink<'_>) -> Result<()> {
         sink(Element::Bytes(slice(blob, at + head + 1, len)?))?;
         at += head + 1 + len + unused;
     }
-    if at + 1 == blob.len() {
-        Ok(())
-    } else {
-        Err(corrupt("a zipmap goes on behind its end"))
-    }
+    if at + 1 == blob.len() { Ok(()) } else { Err(corrupt("a zipmap goes on behind its end")) }
 }
 
 #[cfg(test)]
@@ -243,9 +234,8 @@ mod tests {
         Ok(seen)
     }
 
-    const LISTPACK: &[u8] = &[
-        19, 0, 0, 0, 4, 0, 7, 1, 0x82, b'h', b'i', 3, 0xdf, 0xff, 2, 0xf1, 0, 0x80, 3, 0xff,
-    ];
+    const LISTPACK: &[u8] =
+        &[19, 0, 0, 0, 4, 0, 7, 1, 0x82, b'h', b'i', 3, 0xdf, 0xff, 2, 0xf1, 0, 0x80, 3, 0xff];
 
     #[test]
     fn a_listpack_gives_its_elements_and_every_cut_is_refused() {
@@ -264,9 +254,7 @@ mod tests {
 
     #[test]
     fn a_ziplist_gives_its_elements_and_wrong_links_are_refused() {
-        let blob = [
-            21, 0, 0, 0, 18, 0, 0, 0, 3, 0, 0, 2, b'a', b'b', 4, 0xc0, 0x39, 0x30, 4, 0xf6, 0xff,
-        ];
+        let blob = [21, 0, 0, 0, 18, 0, 0, 0, 3, 0, 0, 2, b'a', b'b', 4, 0xc0, 0x39, 0x30, 4, 0xf6, 0xff];
         assert_eq!(collect(ziplist, &blob).unwrap(), ["ab", "12345", "5"]);
         for at in [0, 4, 8, 14, 18, 20] {
             let mut bad = blob;

@@ -26,12 +26,7 @@ pub fn rdb_of(magic: &str, records: &[(u8, Vec<u8>)]) -> Vec<u8> {
                 1 => Usage::IdleSeconds(99),
                 _ => Usage::Frequency(7),
             },
-            value: Value {
-                kind: Kind::String,
-                elements: 0,
-                hash: 0,
-                timed: Vec::new(),
-            },
+            value: Value { kind: Kind::String, elements: 0, hash: 0, timed: Vec::new() },
             encoding: *encoding,
             raw,
         };
@@ -68,13 +63,7 @@ pub fn listpack(parts: &[&str]) -> Vec<u8> {
         body.push(entry.len() as u8);
     }
     let total = body.len() as u32 + 7;
-    [
-        &total.to_le_bytes()[..],
-        &(parts.len() as u16).to_le_bytes(),
-        &body,
-        &[0xff],
-    ]
-    .concat()
+    [&total.to_le_bytes()[..], &(parts.len() as u16).to_le_bytes(), &body, &[0xff]].concat()
 }
 
 pub fn ziplist(parts: &[&str]) -> Vec<u8> {
@@ -91,26 +80,12 @@ pub fn ziplist(parts: &[&str]) -> Vec<u8> {
     }
     let total = body.len() as u32 + 11;
     let count = (parts.len() as u16).to_le_bytes();
-    [
-        &total.to_le_bytes()[..],
-        &tail.to_le_bytes(),
-        &count,
-        &body,
-        &[0xff],
-    ]
-    .concat()
+    [&total.to_le_bytes()[..], &tail.to_le_bytes(), &count, &body, &[0xff]].concat()
 }
 
 /// Values, each in every encoding that can hold it.
 pub fn same_values() -> Vec<Vec<(u8, Vec<u8>)>> {
-    vec![
-        hashes(),
-        lists(),
-        sets(),
-        sorted_sets(),
-        texts(),
-        vec![stream(15), stream(19), stream(21)],
-    ]
+    vec![hashes(), lists(), sets(), sorted_sets(), texts(), vec![stream(15), stream(19), stream(21)]]
 }
 
 const FAR: [u8; 8] = 1u64.to_le_bytes();
@@ -166,11 +141,7 @@ fn lists() -> Vec<(u8, Vec<u8>)> {
 
 fn sets() -> Vec<(u8, Vec<u8>)> {
     let intset = [&2u32.to_le_bytes()[..], &2u32.to_le_bytes(), &[0xfe, 0xff, 9, 0]].concat();
-    vec![
-        (2, strings(2, &[b"9", b"-2"])),
-        (11, in_string(&intset)),
-        (20, in_string(&listpack(&["-2", "9"]))),
-    ]
+    vec![(2, strings(2, &[b"9", b"-2"])), (11, in_string(&intset)), (20, in_string(&listpack(&["-2", "9"])))]
 }
 
 fn sorted_sets() -> Vec<(u8, Vec<u8>)> {
@@ -181,12 +152,7 @@ fn sorted_sets() -> Vec<(u8, Vec<u8>)> {
         binary.extend(score.to_le_bytes());
     }
     let text = b"\x02\x02m1\x031.5\x02m2\x02-3".to_vec();
-    vec![
-        (3, text),
-        (5, binary),
-        (12, in_string(&ziplist(&scores))),
-        (17, in_string(&listpack(&scores))),
-    ]
+    vec![(3, text), (5, binary), (12, in_string(&ziplist(&scores))), (17, in_string(&listpack(&scores)))]
 }
 
 fn texts() -> Vec<(u8, Vec<u8>)> {

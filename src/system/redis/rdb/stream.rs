@@ -89,11 +89,7 @@ impl Entries<'_> {
             },
             Expect::Content(left) => {
                 self.part(element);
-                if left > 1 {
-                    Expect::Content(left - 1)
-                } else {
-                    self.entry()
-                }
+                if left > 1 { Expect::Content(left - 1) } else { self.entry() }
             }
             Expect::Value(left) => self.value(left, element),
         };
@@ -104,11 +100,7 @@ impl Entries<'_> {
     fn master(&mut self, element: Element<'_>) -> Result<Expect> {
         if let Expect::MasterField(left) = self.expect {
             self.fields.push(element.with_bytes(<[u8]>::to_vec));
-            return Ok(if left > 1 {
-                Expect::MasterField(left - 1)
-            } else {
-                Expect::MasterEnd
-            });
+            return Ok(if left > 1 { Expect::MasterField(left - 1) } else { Expect::MasterEnd });
         }
         let number = element.integer()?;
         match (&self.expect, number) {
@@ -127,11 +119,7 @@ impl Entries<'_> {
         self.part(Element::Bytes(&field));
         self.fields[at] = field;
         self.part(element);
-        if left > 1 {
-            Expect::Value(left - 1)
-        } else {
-            self.entry()
-        }
+        if left > 1 { Expect::Value(left - 1) } else { self.entry() }
     }
 
     fn part(&mut self, element: Element<'_>) {
@@ -183,12 +171,7 @@ pub fn decode<C: Chunks>(
     for _ in 0..window.plain_length()? {
         groups = groups.wrapping_add(group(form, window, blob)?);
     }
-    Ok(Value {
-        kind: Kind::Stream,
-        elements: count,
-        hash: chain(hash, groups),
-        timed: Vec::new(),
-    })
+    Ok(Value { kind: Kind::Stream, elements: count, hash: chain(hash, groups), timed: Vec::new() })
 }
 
 /// The first id of a node: two big-endian numbers in a string.

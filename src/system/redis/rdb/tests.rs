@@ -73,11 +73,7 @@ fn fields_that_expire_are_digested_by_the_instant() {
     let value = &seen.values[0].3;
     assert_eq!((value.elements, value.timed.len()), (1, 1));
     assert_ne!(value.at(4999), value.at(5000));
-    let only = [
-        &5000u64.to_le_bytes()[..],
-        &in_string(&listpack(&["b", "2", "5000"])),
-    ]
-    .concat();
+    let only = [&5000u64.to_le_bytes()[..], &in_string(&listpack(&["b", "2", "5000"]))].concat();
     let (seen, _) = read_all(&rdb_of("REDIS0012", &[(25, only)])).unwrap();
     assert_eq!(seen.values[0].3.at(5000), None);
 }
@@ -115,13 +111,8 @@ fn every_cut_and_every_flipped_bit_is_an_error() {
 fn a_corrupt_packed_value_names_its_key() {
     let mut blob = ziplist(&["f1", "5", "f2", "x"]);
     blob[11] = 0x3f;
-    let text = read_all(&rdb_of("REDIS0011", &[(13, in_string(&blob))]))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        text.contains("key=key0") && text.contains("encoding=13"),
-        "{text}"
-    );
+    let text = read_all(&rdb_of("REDIS0011", &[(13, in_string(&blob))])).unwrap_err().to_string();
+    assert!(text.contains("key=key0") && text.contains("encoding=13"), "{text}");
 }
 
 #[test]

@@ -23,15 +23,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] = [
-        Self::String,
-        Self::List,
-        Self::Set,
-        Self::SortedSet,
-        Self::Hash,
-        Self::Stream,
-        Self::Module,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::String, Self::List, Self::Set, Self::SortedSet, Self::Hash, Self::Stream, Self::Module];
 }
 
 /// Digest of one value.
@@ -50,9 +43,8 @@ impl Value {
     /// server would not keep the key.
     pub fn at(&self, cutoff_ms: i64) -> Option<u128> {
         let live = self.timed.iter().filter(|(at, _)| *at > cutoff_ms);
-        let (count, hash) = live.fold((self.elements, self.hash), |(n, sum), (_, h)| {
-            (n + 1, sum.wrapping_add(*h))
-        });
+        let (count, hash) =
+            live.fold((self.elements, self.hash), |(n, sum), (_, h)| (n + 1, sum.wrapping_add(*h)));
         match self.kind {
             Kind::String | Kind::Stream | Kind::Module => Some(hash),
             Kind::List | Kind::Set | Kind::SortedSet | Kind::Hash => (count > 0).then_some(hash),
@@ -62,9 +54,7 @@ impl Value {
 
 pub(super) fn chain(so_far: u128, next: u128) -> u128 {
     // an odd factor keeps every bit of what came before, so that order matters
-    so_far
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
-        .wrapping_add(next)
+    so_far.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).wrapping_add(next)
 }
 
 /// What the elements that arrive one by one make up.
@@ -113,12 +103,7 @@ impl<'a> Elements<'a> {
             part: 0,
             buffer,
             collected,
-            value: Value {
-                kind: shape.kind(),
-                elements: 0,
-                hash: 0,
-                timed: Vec::new(),
-            },
+            value: Value { kind: shape.kind(), elements: 0, hash: 0, timed: Vec::new() },
         }
     }
 
@@ -196,11 +181,7 @@ impl<'a> Elements<'a> {
     }
 
     pub fn finish(self) -> Result<Value> {
-        if self.part == 0 {
-            Ok(self.value)
-        } else {
-            Err(corrupt("the last element is incomplete"))
-        }
+        if self.part == 0 { Ok(self.value) } else { Err(corrupt("the last element is incomplete")) }
     }
 }
 

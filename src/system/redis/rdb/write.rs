@@ -15,12 +15,7 @@ pub struct Writer<W> {
 
 impl<W: Write> Writer<W> {
     pub fn new(out: W) -> Self {
-        Self {
-            out,
-            sum: CRC.digest(),
-            db: None,
-            scratch: Vec::new(),
-        }
+        Self { out, sum: CRC.digest(), db: None, scratch: Vec::new() }
     }
 
     pub fn header(&mut self, header: &Header) -> Result<()> {

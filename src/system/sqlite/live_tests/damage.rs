@@ -14,10 +14,7 @@ async fn a_damaged_source_is_refused_even_where_quick_check_is_content() {
     let at = bytes.windows(11).position(|w| w == b"needle-0002").unwrap();
     bytes[at + 10] = b'9';
     std::fs::write(home.path(), bytes).unwrap();
-    let quick: String = home
-        .production()
-        .query_row("PRAGMA quick_check", [], |r| r.get(0))
-        .unwrap();
+    let quick: String = home.production().query_row("PRAGMA quick_check", [], |r| r.get(0)).unwrap();
     assert_eq!(quick, "ok");
     let error = home.take(BackupKind::Full, &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -37,28 +34,15 @@ async fn an_empty_a_truncated_and_a_missing_file_are_down_and_refused() {
         let error = home.take(BackupKind::Full, &[]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{keep}: {error}");
         assert!(home.verify(&chain, &Place::Production).await.is_red());
-        let again = home
-            .restore(&chain, &Place::Production, Existing::Refuse)
-            .await
-            .unwrap_err();
+        let again = home.restore(&chain, &Place::Production, Existing::Refuse).await.unwrap_err();
         assert_eq!(again.kind(), ErrorKind::Conflict);
     }
-    home.restore(&chain, &Place::Production, Existing::Replace)
-        .await
-        .unwrap();
+    home.restore(&chain, &Place::Production, Existing::Replace).await.unwrap();
     home.assert_green(&chain, &Place::Production).await;
     std::fs::remove_dir_all(home.path().parent().unwrap()).unwrap();
-    assert_eq!(
-        home.system.probe(&home.job).await.unwrap().state,
-        HealthState::Down
-    );
-    assert_eq!(
-        home.take(BackupKind::Full, &[]).await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
-    home.restore(&chain, &Place::Production, Existing::Refuse)
-        .await
-        .unwrap();
+    assert_eq!(home.system.probe(&home.job).await.unwrap().state, HealthState::Down);
+    assert_eq!(home.take(BackupKind::Full, &[]).await.unwrap_err().kind(), ErrorKind::NotFound);
+    home.restore(&chain, &Place::Production, Existing::Refuse).await.unwrap();
     home.assert_green(&chain, &Place::Production).await;
 }
 
@@ -85,18 +69,11 @@ async fn every_value_and_the_header_come_back_exactly() {
         Box::new(rusqlite::types::Null),
     ];
     for value in &values {
-        production
-            .execute("INSERT INTO v(x) VALUES (?1)", [value])
-            .unwrap();
+        production.execute("INSERT INTO v(x) VALUES (?1)", [value]).unwrap();
     }
     let read = |c: &Connection| -> Vec<String> {
-        let mut s = c
-            .prepare("SELECT typeof(x) || hex(x) || quote(x) FROM v ORDER BY id")
-            .unwrap();
-        s.query_map([], |r| r.get(0))
-            .unwrap()
-            .map(|r| r.unwrap())
-            .collect()
+        let mut s = c.prepare("SELECT typeof(x) || hex(x) || quote(x) FROM v ORDER BY id").unwrap();
+        s.query_map([], |r| r.get(0)).unwrap().map(|r| r.unwrap()).collect()
     };
     let chain = [home.full().await];
     let place = home.place("copy");
@@ -104,10 +81,7 @@ async fn every_value_and_the_header_come_back_exactly() {
     home.assert_green(&chain, &place).await;
     let copy = Connection::open(home.at(&place)).unwrap();
     assert_eq!(read(&production), read(&copy));
-    let one = |sql: &str| {
-        copy.query_row(sql, [], |r| r.get::<_, rusqlite::types::Value>(0))
-            .unwrap()
-    };
+    let one = |sql: &str| copy.query_row(sql, [], |r| r.get::<_, rusqlite::types::Value>(0)).unwrap();
     assert_eq!(one("PRAGMA page_size"), 8192.into());
     assert_eq!(one("PRAGMA encoding"), "UTF-16le".to_owned().into());
 }
@@ -119,19 +93,13 @@ async fn an_unchanged_database_is_not_stored_again_and_a_changed_one_is_a_full()
     for _ in 0..2 {
         let next = home.take(BackupKind::Incremental, &chain).await.unwrap();
         assert_eq!((next.kind, next.artifacts.len()), (BackupKind::Incremental, 0));
-        assert!(
-            next.captured.notes[0].contains("nothing changed"),
-            "{:?}",
-            next.captured.notes
-        );
+        assert!(next.captured.notes[0].contains("nothing changed"), "{:?}", next.captured.notes);
         chain.push(next);
     }
     let place = home.place("copy");
     home.restore(&chain, &place, Existing::Refuse).await.unwrap();
     home.assert_green(&chain, &place).await;
-    home.production()
-        .execute_batch("UPDATE item SET price = 0 WHERE id = 1")
-        .unwrap();
+    home.production().execute_batch("UPDATE item SET price = 0 WHERE id = 1").unwrap();
     let next = home.take(BackupKind::Incremental, &chain).await.unwrap();
     assert_eq!((next.kind, next.artifacts.len()), (BackupKind::Full, 1));
 }
@@ -141,20 +109,12 @@ async fn a_change_between_plan_and_copy_is_stored_in_the_incremental() {
     let home = Home::with(SOME);
     let mut chain = vec![home.full().await];
     let id = crate::domain::id::BackupId::new(home.job.now(), 9);
-    let request = BackupRequest {
-        id: id.clone(),
-        kind: BackupKind::Incremental,
-        tier: None,
-        chain: chain.clone(),
-    };
+    let request =
+        BackupRequest { id: id.clone(), kind: BackupKind::Incremental, tier: None, chain: chain.clone() };
     let plan = home.system.plan_backup(&request, &home.job).await.unwrap();
     assert_eq!(plan.kind, BackupKind::Incremental);
     home.production().execute_batch("DELETE FROM note").unwrap();
-    let captured = home
-        .system
-        .backup(&plan, &home.backups.sink(&id), &home.job)
-        .await
-        .unwrap();
+    let captured = home.system.backup(&plan, &home.backups.sink(&id), &home.job).await.unwrap();
     let artifacts = home.backups.artifacts(&id);
     assert_eq!(artifacts.len(), 1);
     let mut next = chain[0].clone();
@@ -170,15 +130,11 @@ async fn a_change_between_plan_and_copy_is_stored_in_the_incremental() {
 async fn a_repeated_restore_keeps_the_true_old_database() {
     let home = Home::with(SOME);
     let chain = [home.full().await];
-    home.production()
-        .execute_batch("CREATE TABLE only_in_old(x)")
-        .unwrap();
+    home.production().execute_batch("CREATE TABLE only_in_old(x)").unwrap();
     std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
     let run = RunId::new(home.job.now(), 1);
     for _ in 0..2 {
-        home.restore_as(run.clone(), &chain, &Place::Production, Existing::Replace)
-            .await
-            .unwrap();
+        home.restore_as(run.clone(), &chain, &Place::Production, Existing::Replace).await.unwrap();
     }
     let old = format!("app.db.lifeboat-old-{run}");
     assert_eq!(home.app_files(), ["app.db".to_owned(), old.clone()]);
@@ -214,16 +170,9 @@ async fn a_lock_that_is_not_given_up_is_busy_and_leaves_nothing() {
     let system = SqliteSystem::build(settings, home.system.deps.clone()).unwrap();
     let blocker = home.production();
     blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    let error = home
-        .backups
-        .take(&system, BackupKind::Full, &[], &home.job)
-        .await
-        .unwrap_err();
+    let error = home.backups.take(&system, BackupKind::Full, &[], &home.job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
-    assert_eq!(
-        system.probe(&home.job).await.unwrap().state,
-        HealthState::Degraded
-    );
+    assert_eq!(system.probe(&home.job).await.unwrap().state, HealthState::Degraded);
     let state = home.dir.path().join("state");
     assert_eq!(std::fs::read_dir(state).unwrap().count(), 0);
     blocker.execute_batch("ROLLBACK").unwrap();
@@ -239,10 +188,7 @@ async fn a_cut_artifact_is_corrupt_and_leaves_the_target_alone() {
         bytes.pop();
         bytes
     });
-    let error = home
-        .restore(&chain, &Place::Production, Existing::Replace)
-        .await
-        .unwrap_err();
+    let error = home.restore(&chain, &Place::Production, Existing::Replace).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(home.app_files(), ["app.db"]);
     home.assert_green(&chain, &Place::Production).await;
@@ -252,27 +198,14 @@ async fn a_cut_artifact_is_corrupt_and_leaves_the_target_alone() {
 async fn canaries_are_bounded() {
     let home = Home::with(SOME);
     let canary = home.system.canary().unwrap();
-    assert!(
-        canary
-            .read(&Place::Production, &home.job)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(canary.read(&Place::Production, &home.job).await.unwrap().is_empty());
     let last = CANARIES_KEPT as u64 + 5;
     for seq in 1..=last {
-        let record = CanaryRecord {
-            seq,
-            utc: home.job.now(),
-            mac: "m".to_owned(),
-        };
+        let record = CanaryRecord { seq, utc: home.job.now(), mac: "m".to_owned() };
         canary.write(&record, &home.job).await.unwrap();
     }
     let read = canary.read(&Place::Production, &home.job).await.unwrap();
-    assert_eq!(
-        (read.len(), read[0].seq, read[CANARIES_KEPT - 1].seq),
-        (CANARIES_KEPT, 6, last)
-    );
+    assert_eq!((read.len(), read[0].seq, read[CANARIES_KEPT - 1].seq), (CANARIES_KEPT, 6, last));
 }
 
 #[tokio::test]
@@ -306,10 +239,7 @@ async fn a_job_cancelled_while_it_copies_ends_and_leaves_nothing() {
     let (taken, ()) = tokio::join!(taking, cancelling);
     assert_eq!(taken.unwrap_err().kind(), ErrorKind::Cancelled);
     job.workers().drain().await;
-    assert_eq!(
-        std::fs::read_dir(home.dir.path().join("state")).unwrap().count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(home.dir.path().join("state")).unwrap().count(), 0);
 }
 
 #[test]

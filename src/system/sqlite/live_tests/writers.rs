@@ -22,9 +22,7 @@ fn writer_process() {
     connection.execute("INSERT INTO sum VALUES (0)", []).unwrap();
     for n in 0_i64.. {
         let transaction = connection.transaction().unwrap();
-        transaction
-            .execute("INSERT INTO a VALUES (?1, randomblob(500))", [n])
-            .unwrap();
+        transaction.execute("INSERT INTO a VALUES (?1, randomblob(500))", [n]).unwrap();
         transaction.execute("INSERT INTO b VALUES (?1)", [n]).unwrap();
         transaction.execute("UPDATE sum SET n = n + 1", []).unwrap();
         transaction.commit().unwrap();
@@ -53,9 +51,7 @@ impl Writer {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(
-            lines
-                .map_while(std::io::Result::ok)
-                .any(|l| l.contains("writing")),
+            lines.map_while(std::io::Result::ok).any(|l| l.contains("writing")),
             "the writer did not start"
         );
         Self(child)
@@ -81,10 +77,7 @@ async fn backups_beside_a_writer(journal: &str) {
         home.restore(&chain, &place, Existing::Refuse).await.unwrap();
         home.assert_green(&chain, &place).await;
         let seen: i64 = home.ask(&place, "SELECT n FROM sum").await;
-        assert!(
-            seen >= before,
-            "{journal}: acknowledged transactions are missing: {seen} of {before}"
-        );
+        assert!(seen >= before, "{journal}: acknowledged transactions are missing: {seen} of {before}");
         let torn =
             "SELECT count(*) FROM sum WHERE n <> (SELECT count(*) FROM a) OR n <> (SELECT count(*) FROM b)";
         assert_eq!(home.ask(&place, torn).await, 0, "{journal}: a torn transaction");
@@ -117,29 +110,20 @@ async fn what_a_killed_writer_left_in_its_log_is_in_the_backup_and_never_in_the_
     let chain = [home.full().await];
     // written since: the log of the old database must not reach the new one
     drop({
-        home.production()
-            .execute_batch("DROP TABLE a; DROP TABLE b; DROP TABLE sum")
-            .unwrap();
+        home.production().execute_batch("DROP TABLE a; DROP TABLE b; DROP TABLE sum").unwrap();
         Writer::start(home.path())
     });
     let newest = home.ask(&Place::Production, "SELECT n FROM sum").await;
     drop({
-        home.production()
-            .execute_batch("DROP TABLE a; DROP TABLE b; DROP TABLE sum")
-            .unwrap();
+        home.production().execute_batch("DROP TABLE a; DROP TABLE b; DROP TABLE sum").unwrap();
         Writer::start(home.path())
     });
     assert!(newest > 0);
     let run = RunId::new(home.job.now(), 5);
-    home.restore_as(run.clone(), &chain, &Place::Production, Existing::Replace)
-        .await
-        .unwrap();
+    home.restore_as(run.clone(), &chain, &Place::Production, Existing::Replace).await.unwrap();
     home.assert_green(&chain, &Place::Production).await;
     // the old one is kept with its log, and opens
     let old = with_suffix(home.path(), &format!(".lifeboat-old-{run}"));
-    let kept: i64 = Connection::open(old)
-        .unwrap()
-        .query_row("SELECT n FROM sum", [], |r| r.get(0))
-        .unwrap();
+    let kept: i64 = Connection::open(old).unwrap().query_row("SELECT n FROM sum", [], |r| r.get(0)).unwrap();
     assert!(kept > 100);
 }

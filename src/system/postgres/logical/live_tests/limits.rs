@@ -69,37 +69,21 @@ fn load_is_for_postgres(dir: &Path, file: &str) -> bool {
 async fn a_target_that_holds_something_is_refused_until_replacing_is_asked_for() {
     let job = JobContext::plain();
     let source = Server::start(&job).await;
-    source
-        .sql("postgres", "CREATE DATABASE shop; CREATE ROLE app;")
-        .await;
-    source
-        .sql(
-            "shop",
-            "CREATE TABLE t (a int); INSERT INTO t VALUES (1); SELECT lo_create(77);",
-        )
-        .await;
+    source.sql("postgres", "CREATE DATABASE shop; CREATE ROLE app;").await;
+    source.sql("shop", "CREATE TABLE t (a int); INSERT INTO t VALUES (1); SELECT lo_create(77);").await;
     let (backups, manifest) = backed_up(&source, &job).await;
     let target = Server::start(&job).await;
-    target
-        .sql("postgres", "CREATE DATABASE shop; CREATE ROLE app LOGIN;")
-        .await;
+    target.sql("postgres", "CREATE DATABASE shop; CREATE ROLE app LOGIN;").await;
     target.sql("shop", "CREATE TABLE precious (a int);").await;
     let system = target.system();
     for place in [Place::Production, target.place()] {
         let asked = request(&manifest, place, Existing::Refuse, &[]);
         let plan = system.plan_restore(asked, &job).await.unwrap();
-        assert!(
-            plan.missing.iter().any(|m| m.contains("precious")),
-            "{:?}",
-            plan.missing
-        );
+        assert!(plan.missing.iter().any(|m| m.contains("precious")), "{:?}", plan.missing);
         let error = system.restore(&plan, &backups, &job).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
     }
-    assert_eq!(
-        target.ask("shop", "SELECT count(*) FROM public.precious").await,
-        "0"
-    );
+    assert_eq!(target.ask("shop", "SELECT count(*) FROM public.precious").await, "0");
     let asked = request(&manifest, Place::Production, Existing::Replace, &[]);
     restore(&system, &backups, asked.clone(), &job).await.unwrap();
     assert_green(&verify(&system, &backups, &manifest, &target.place()).await);
@@ -110,10 +94,7 @@ async fn a_target_that_holds_something_is_refused_until_replacing_is_asked_for()
             "COMMENT ON DATABASE shop IS 'lifeboat: restore not finished, run 20260101-000000-00000001';",
         )
         .await;
-    let refuse = RestoreRequest {
-        existing: Existing::Refuse,
-        ..asked
-    };
+    let refuse = RestoreRequest { existing: Existing::Refuse, ..asked };
     restore(&system, &backups, refuse, &job).await.unwrap();
     assert_green(&verify(&system, &backups, &manifest, &target.place()).await);
 }
@@ -127,47 +108,19 @@ async fn one_table_comes_back_into_a_live_database_or_into_a_new_one() {
     source.sql("shop", "SET default_transaction_read_only = off; TRUNCATE public.parts; INSERT INTO public.empty_one VALUES (9);").await;
     let count = "SELECT count(*) FROM public.parts";
     let asked = |existing, patterns: &[&str]| request(&manifest, Place::Production, existing, patterns);
-    let refused = restore(
-        &system,
-        &backups,
-        asked(Existing::Refuse, &["shop:public.empty_one"]),
-        &job,
-    )
-    .await;
+    let refused = restore(&system, &backups, asked(Existing::Refuse, &["shop:public.empty_one"]), &job).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Conflict);
-    let unknown = restore(
-        &system,
-        &backups,
-        asked(Existing::Refuse, &["shop:public.nothing"]),
-        &job,
-    )
-    .await;
+    let unknown = restore(&system, &backups, asked(Existing::Refuse, &["shop:public.nothing"]), &job).await;
     assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
-    let done = restore(
-        &system,
-        &backups,
-        asked(Existing::Refuse, &["shop:public.parts_*"]),
-        &job,
-    )
-    .await;
+    let done = restore(&system, &backups, asked(Existing::Refuse, &["shop:public.parts_*"]), &job).await;
     assert_eq!(done.unwrap().items, 300);
     assert_eq!(source.ask("shop", count).await, "300");
-    restore(
-        &system,
-        &backups,
-        asked(Existing::Replace, &["public.empty_one"]),
-        &job,
-    )
-    .await
-    .unwrap();
+    restore(&system, &backups, asked(Existing::Replace, &["public.empty_one"]), &job).await.unwrap();
     assert_green(&verify(&system, &backups, &manifest, &source.place()).await);
     let target = Server::start(&job).await;
     let fresh = request(&manifest, target.place(), Existing::Refuse, &["shop:*.orders"]);
     restore(&target.system(), &backups, fresh, &job).await.unwrap();
-    assert_eq!(
-        target.ask("shop", "SELECT count(*) FROM public.orders").await,
-        "3006"
-    );
+    assert_eq!(target.ask("shop", "SELECT count(*) FROM public.orders").await, "3006");
     assert_eq!(target.ask("shop", count).await, "0");
 }
 
@@ -221,10 +174,7 @@ async fn configuration_tables_of_extensions_are_carried_as_far_as_their_conditio
     let toc = toc(&backups, &manifest);
     let table = &toc.databases[0].tables[0];
     assert_eq!((table.name.as_str(), table.rows), ("cfg", 2));
-    assert_eq!(
-        manifest.captured.fingerprint.items["postgres/public.cfg"].count,
-        2
-    );
+    assert_eq!(manifest.captured.fingerprint.items["postgres/public.cfg"].count, 2);
 }
 
 /// Passes everything on, and cuts the server's connections when the first rows come.
@@ -259,10 +209,7 @@ async fn a_lost_connection_and_a_failing_tool_fail_the_backup() {
     let backups = MemoryBackups::default();
     let system = server.system();
     let plan = backups_plan(&system, &job).await.unwrap();
-    let sink = CuttingSink {
-        inner: backups.sink(&plan.id),
-        server: server.connector(),
-    };
+    let sink = CuttingSink { inner: backups.sink(&plan.id), server: server.connector() };
     let error = system.backup(&plan, &sink, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     let tools = tempfile::tempdir().unwrap();
@@ -279,16 +226,10 @@ async fn a_lost_connection_and_a_failing_tool_fail_the_backup() {
         std::fs::write(&path, fake).unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let broken = engine(Settings {
-        bin_dir: Some(tools.path().to_path_buf()),
-        ..server.settings()
-    });
+    let broken = engine(Settings { bin_dir: Some(tools.path().to_path_buf()), ..server.settings() });
     let plan = backups_plan(&broken, &job).await.unwrap();
     let sink = MemoryBackups::default();
-    let error = broken
-        .backup(&plan, &sink.sink(&plan.id), &job)
-        .await
-        .unwrap_err();
+    let error = broken.backup(&plan, &sink.sink(&plan.id), &job).await.unwrap_err();
     assert!(error.to_string().contains("no such luck"), "{error}");
 }
 
@@ -312,16 +253,9 @@ async fn backups_plan(system: &Postgres, job: &JobContext) -> Result<crate::doma
 async fn a_damaged_artifact_stops_the_restore() {
     let job = JobContext::plain();
     let server = Server::start(&job).await;
-    server
-        .sql(
-            "postgres",
-            "CREATE TABLE public.t AS SELECT g FROM generate_series(1, 100) g;",
-        )
-        .await;
+    server.sql("postgres", "CREATE TABLE public.t AS SELECT g FROM generate_series(1, 100) g;").await;
     let (backups, manifest) = backed_up(&server, &job).await;
-    let part = toc(&backups, &manifest).databases[0].tables[0].parts[0]
-        .file
-        .clone();
+    let part = toc(&backups, &manifest).databases[0].tables[0].parts[0].file.clone();
     let name = ArtifactName::parse(part).unwrap();
     let target = Server::start(&job).await;
     backups.tamper(&manifest.id, &name, |mut bytes| {
@@ -329,8 +263,6 @@ async fn a_damaged_artifact_stops_the_restore() {
         bytes
     });
     let asked = request(&manifest, target.place(), Existing::Refuse, &[]);
-    let error = restore(&target.system(), &backups, asked, &job)
-        .await
-        .unwrap_err();
+    let error = restore(&target.system(), &backups, asked, &job).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }

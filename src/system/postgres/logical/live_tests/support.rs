@@ -44,40 +44,17 @@ impl Server {
             .unwrap()
             .arg("-D")
             .arg(&dir)
-            .args([
-                "-p",
-                &port.to_string(),
-                "-c",
-                "listen_addresses=127.0.0.1",
-                "-c",
-                "fsync=off",
-            ])
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
             .args(["-c", "unix_socket_directories=", "-c", "max_connections=40"])
             .account(account)
             .dir("/")
             .start_logged(&home.path().join("log"))
             .unwrap();
-        let place = ServerPlace {
-            host: "127.0.0.1".to_owned(),
-            port,
-            dir,
-        };
-        let server = Self {
-            place,
-            _child: child,
-            _home: home,
-        };
+        let place = ServerPlace { host: "127.0.0.1".to_owned(), port, dir };
+        let server = Self { place, _child: child, _home: home };
         let limited = job.child(std::time::Duration::from_secs(30));
-        while server
-            .connector()
-            .connect(&server.place(), "postgres", &limited)
-            .await
-            .is_err()
-        {
-            limited
-                .sleep("wait for server", std::time::Duration::from_millis(20))
-                .await
-                .unwrap();
+        while server.connector().connect(&server.place(), "postgres", &limited).await.is_err() {
+            limited.sleep("wait for server", std::time::Duration::from_millis(20)).await.unwrap();
         }
         server
     }
@@ -87,11 +64,7 @@ impl Server {
     }
 
     pub fn settings(&self) -> Settings {
-        Settings {
-            port: self.place.port,
-            method: Method::Logical,
-            ..Settings::default()
-        }
+        Settings { port: self.place.port, method: Method::Logical, ..Settings::default() }
     }
 
     pub fn connector(&self) -> Connector {
@@ -105,74 +78,39 @@ impl Server {
 
     pub async fn sql(&self, database: &str, sql: &str) {
         let job = JobContext::plain();
-        let client = self
-            .connector()
-            .connect(&Place::Production, database, &job)
-            .await
-            .unwrap();
-        client
-            .execute_all(&job, "prepare test", "SET search_path = public")
-            .await
-            .unwrap();
+        let client = self.connector().connect(&Place::Production, database, &job).await.unwrap();
+        client.execute_all(&job, "prepare test", "SET search_path = public").await.unwrap();
         // one statement at a time: some cannot stand together in one transaction
         for statement in super::super::script::statements(sql) {
-            client
-                .execute_all(&job, "prepare test", &statement)
-                .await
-                .unwrap();
+            client.execute_all(&job, "prepare test", &statement).await.unwrap();
         }
     }
 
     pub async fn ask(&self, database: &str, sql: &str) -> String {
         let job = JobContext::plain();
-        let client = self
-            .connector()
-            .connect(&Place::Production, database, &job)
-            .await
-            .unwrap();
+        let client = self.connector().connect(&Place::Production, database, &job).await.unwrap();
         client.text(&job, "ask", sql).await.unwrap().unwrap_or_default()
     }
 
     pub fn tool(&self, name: &str, database: &str) -> Program {
-        let env = self
-            .connector()
-            .environment(&Place::Production, database)
-            .unwrap();
+        let env = self.connector().environment(&Place::Production, database).unwrap();
         let program = find(&self.settings(), name, Wanted::Newest).unwrap();
         env.into_iter().fold(program, |p, (k, v)| p.env(k, v))
     }
 
     pub async fn schema(&self, database: &str) -> String {
         let job = JobContext::plain();
-        let dump = self
-            .tool("pg_dump", database)
-            .args(["--create", "--schema-only"])
-            .output(&job)
-            .await
-            .unwrap();
+        let dump =
+            self.tool("pg_dump", database).args(["--create", "--schema-only"]).output(&job).await.unwrap();
         let text = String::from_utf8(dump.to_vec()).unwrap();
-        text.lines()
-            .filter(|l| !l.starts_with('\\'))
-            .collect::<Vec<_>>()
-            .join("\n")
+        text.lines().filter(|l| !l.starts_with('\\')).collect::<Vec<_>>().join("\n")
     }
 }
 
 async fn initialise(dir: &std::path::Path, account: Option<Account>, job: &JobContext) {
     find(&Settings::default(), "initdb", Wanted::Newest)
         .unwrap()
-        .args([
-            "-A",
-            "trust",
-            "-U",
-            "postgres",
-            "--no-sync",
-            "-E",
-            "UTF8",
-            "--locale",
-            "C.UTF-8",
-            "-D",
-        ])
+        .args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale", "C.UTF-8", "-D"])
         .arg(dir)
         .account(account)
         .dir("/")
@@ -182,10 +120,7 @@ async fn initialise(dir: &std::path::Path, account: Option<Account>, job: &JobCo
 }
 
 pub fn system(settings: Settings) -> Postgres {
-    let deps = EngineDeps {
-        name: SystemName::parse("pg").unwrap(),
-        state_dir: std::env::temp_dir(),
-    };
+    let deps = EngineDeps { name: SystemName::parse("pg").unwrap(), state_dir: std::env::temp_dir() };
     Postgres::build(settings, deps).unwrap()
 }
 
@@ -195,9 +130,7 @@ pub fn request(manifest: &Manifest, place: Place, existing: Existing, patterns: 
         chain: vec![manifest.clone()],
         place,
         existing,
-        selection: Selection {
-            patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
-        },
+        selection: Selection { patterns: patterns.iter().map(|p| (*p).to_owned()).collect() },
     }
 }
 
