@@ -90,7 +90,7 @@ async fn bury(node: &Node, run: &RunRecord, swept: &mut Swept, job: &JobContext)
     node.catalog.move_run(&run.id, epoch, state, end, node.clock.now()).await
 }
 
-/// Deletes the segments of a backup that has no manifest.
+/// Deletes the segments of a backup that has no manifest, half-written ones included.
 async fn remove_half_backup(node: &Node, run: &RunRecord, job: &JobContext) -> Result<Option<String>> {
     let text = |key: &str| run.detail.get(key).and_then(|v| v.as_str()).map(str::to_owned);
     let (Some(prefix), Some(destination)) = (text("prefix"), text("destination")) else {
@@ -99,12 +99,20 @@ async fn remove_half_backup(node: &Node, run: &RunRecord, job: &JobContext) -> R
     let destination = crate::domain::id::DestinationName::parse(destination)
         .map_err(|e| Error::bug("read destination of run").because(e))?;
     let storage = node.storage(&destination)?;
-    let objects = storage.list(&format!("{prefix}/"), job).await?;
-    if objects.is_empty() || objects.iter().any(|o| crate::pipeline::manifest::is_manifest_key(&o.key)) {
+    let below = format!("{prefix}/");
+    let objects = storage.list(&below, job).await?;
+    if objects.iter().any(|o| crate::pipeline::manifest::is_manifest_key(&o.key)) {
         return Ok(None);
     }
     for object in &objects {
         job.run("delete half backup", storage.delete(&object.key, job)).await?;
     }
-    Ok(Some(format!("{} stored objects of the unfinished backup {prefix}", objects.len())))
+    let unfinished = job.run("discard unfinished writes", storage.discard_unfinished(&below, job)).await?;
+    if objects.is_empty() && unfinished == 0 {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{} stored objects of the unfinished backup {prefix}",
+        objects.len() as u64 + unfinished
+    )))
 }

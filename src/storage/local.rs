@@ -71,7 +71,7 @@ impl LocalStorage {
 
     /// Removes unfinished writes that are older than `age`: what a killed process left behind. Gives their number.
     pub async fn sweep(&self, age: Duration, job: &JobContext) -> Result<u64> {
-        self.blocking("sweep storage", job, move |storage, stop| storage.sweep_now(age, stop)).await
+        self.blocking("sweep storage", job, move |storage, stop| storage.sweep_now("", age, stop)).await
     }
 
     /// Runs `work` off the runtime. When the caller gives up waiting, the work is told to stop before its next step.
@@ -194,10 +194,10 @@ impl LocalStorage {
         Ok(())
     }
 
-    fn sweep_now(&self, age: Duration, stop: &Stop) -> Result<u64> {
+    fn sweep_now(&self, prefix: &str, age: Duration, stop: &Stop) -> Result<u64> {
         let mut removed = 0;
         let now = SystemTime::from(stop.job.now());
-        self.walk("", stop, &mut |_, path| {
+        self.walk(prefix, stop, &mut |_, path| {
             let aside =
                 path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(ASIDE_PREFIX.as_bytes()));
             if aside && is_older(path, now, age) && std::fs::remove_file(path).is_ok() {
@@ -251,6 +251,15 @@ impl Storage for LocalStorage {
         check_key(key)?;
         let key = key.to_owned();
         self.blocking("delete object", job, move |storage, stop| storage.delete_now(&key, stop)).await
+    }
+
+    async fn discard_unfinished(&self, prefix: &str, job: &JobContext) -> Result<u64> {
+        check_prefix(prefix)?;
+        let prefix = prefix.to_owned();
+        self.blocking("discard unfinished writes", job, move |storage, stop| {
+            storage.sweep_now(&prefix, Duration::ZERO, stop)
+        })
+        .await
     }
 
     async fn free_bytes(&self, job: &JobContext) -> Result<Option<u64>> {

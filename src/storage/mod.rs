@@ -59,6 +59,12 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// A missing object is fine; a locked one is `Denied`.
     async fn delete(&self, key: &str, job: &JobContext) -> Result<()>;
 
+    /// Removes what unfinished writes below `prefix` left, where a storage keeps such things, and gives their number.
+    /// Only for a prefix that nobody writes to any more: the backup of a process that is gone.
+    async fn discard_unfinished(&self, _prefix: &str, _job: &JobContext) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Free bytes, where the storage can tell.
     async fn free_bytes(&self, job: &JobContext) -> Result<Option<u64>>;
 }

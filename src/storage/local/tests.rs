@@ -78,6 +78,20 @@ async fn leftovers_of_a_killed_writer_are_hidden_and_swept_when_old() {
 }
 
 #[tokio::test]
+async fn unfinished_writes_of_one_backup_are_discarded_at_once_and_no_others() {
+    let (_home, storage) = storage();
+    let job = JobContext::plain();
+    for directory in ["dead", "alive"] {
+        std::fs::create_dir_all(storage.root().join(directory)).unwrap();
+        let half = storage.root().join(directory).join(format!("{ASIDE_PREFIX}1-2"));
+        std::fs::write(half, "half").unwrap();
+    }
+    assert_eq!(storage.discard_unfinished("dead/", &job).await.unwrap(), 1);
+    let left = format!("alive/{ASIDE_PREFIX}1-2");
+    assert_eq!(entries(storage.root()), ["alive", left.as_str()]);
+}
+
+#[tokio::test]
 async fn a_link_in_the_place_of_an_object_is_not_followed() {
     let (home, storage) = storage();
     let job = JobContext::plain();
