@@ -8,14 +8,16 @@ use crate::domain::Timestamp;
 use crate::domain::id::SystemName;
 use crate::domain::place::Place;
 use crate::domain::restore::Existing;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::operation::{chain, forecast, restore};
 use crate::runbook::fact::{Point, PointFact, ServiceAction, SystemFact};
 use crate::runbook::host::{Act, RestoreAct};
 use crate::runbook::model::Mode;
 use crate::runtime::JobContext;
+use crate::system::HealthState;
 
-pub(super) fn systems(config: &Config) -> Vec<SystemFact> {
+/// The configured systems, as runbooks and scenarios see them.
+pub fn systems(config: &Config) -> Vec<SystemFact> {
     let fact = |s: &SystemConfig| {
         let configured = [
             (ServiceAction::Start, &s.service.start),
@@ -77,16 +79,7 @@ impl NodeHost {
                     system: system.clone(),
                     point: fact.point.clone().ok_or_else(|| Error::bug("resolve a point"))?,
                 };
-                let planned =
-                    restore::plan(&self.node, &self.order(&act, Place::Production, Existing::Replace), job)
-                        .await?;
-                fact.actions = planned.plan.actions;
-                fact.free_bytes = planned.plan.free_bytes;
-                for missing in planned.plan.missing {
-                    // a server that the runbook stops first does not stand in the way
-                    fact.missing.extend(Some(missing).filter(|m| !fact.missing.contains(m)));
-                }
-                fact.unknown = planned.plan.unknown;
+                self.look_at_production(&act, &mut fact, job).await?;
             }
             Mode::Drill => {
                 let engine = self.node.system(system)?;
@@ -100,5 +93,45 @@ impl NodeHost {
             }
         }
         Ok(fact)
+    }
+
+    /// What restoring into production would do, and what stands in its way.
+    async fn look_at_production(
+        &self,
+        act: &RestoreAct,
+        fact: &mut PointFact,
+        job: &JobContext,
+    ) -> Result<()> {
+        let order = self.order(act, Place::Production, Existing::Replace);
+        let planned = match restore::plan(&self.node, &order, job).await {
+            Ok(planned) => planned.plan,
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                fact.missing.push(error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        fact.actions = planned.actions;
+        fact.free_bytes = planned.free_bytes;
+        fact.unknown = planned.unknown;
+        let known = &fact.missing;
+        let obstacles: Vec<String> = planned.missing.into_iter().filter(|m| !known.contains(m)).collect();
+        let too_small = planned.free_bytes.is_some_and(|free| free < planned.bytes);
+        // a service that the runbook starts or stops first does not stand in the way; the restore itself looks again
+        if !obstacles.is_empty() && !too_small && self.service_will_change(&act.system, job).await? {
+            let later = |o| format!("whether this still holds once the service was started or stopped: {o}");
+            fact.unknown.extend(obstacles.into_iter().map(later));
+        } else {
+            fact.missing.extend(obstacles);
+        }
+        Ok(())
+    }
+
+    /// Whether a configured way to start or stop the service leads out of the state that it is in now.
+    async fn service_will_change(&self, system: &SystemName, job: &JobContext) -> Result<bool> {
+        let service = &self.node.system_config(system)?.service;
+        let health = self.node.system(system)?.probe(job).await;
+        let down = health.map_or(true, |h| h.state == HealthState::Down);
+        Ok(if down { !service.start.is_empty() } else { !service.stop.is_empty() })
     }
 }
