@@ -10,7 +10,8 @@ use super::output::Table;
 use crate::config::Config;
 use crate::domain::id::RunbookName;
 use crate::error::Result;
-use crate::operation::library;
+use crate::operation::{host, library};
+use crate::runbook::problem::as_error;
 use crate::runbook::show::runbook_text;
 use crate::system::registry::registry;
 
@@ -34,6 +35,12 @@ impl Runbook {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let config = Config::load(&context.config, &registry())?;
         let library = library::load(&config)?;
+        if matches!(self.verb, Verb::Check) {
+            let problems = library.check_systems(&host::configured_systems(&config));
+            if !problems.is_empty() {
+                return Err(as_error("use the runbooks and scenarios", &problems));
+            }
+        }
         match self.verb {
             Verb::List | Verb::Check => {
                 let runbooks: BTreeMap<_, _> =

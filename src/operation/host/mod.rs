@@ -6,6 +6,8 @@
 mod facts;
 mod restoring;
 
+pub use facts::systems as configured_systems;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
