@@ -142,6 +142,10 @@ pub fn finish(outcome: &Outcome, context: &Context) -> Result<ExitCode> {
     Ok(match (outcome.execution.state, outcome.measurement.verdict) {
         (RunState::Succeeded, Verdict::Pass) => ExitCode::SUCCESS,
         (RunState::Interrupted, _) => ExitCode::from(ErrorKind::Cancelled.exit_code()),
+        // a drill that was stopped is not resumed but closed at once
+        (RunState::Aborted, _) if context.job.token().is_cancelled() => {
+            ExitCode::from(ErrorKind::Cancelled.exit_code())
+        }
         _ => ExitCode::from(ErrorKind::Unproven.exit_code()),
     })
 }
