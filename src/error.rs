@@ -289,7 +289,7 @@ pub fn io_kind(error: &std::io::Error) -> ErrorKind {
     match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
         Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
-        Io::AlreadyExists | Io::DirectoryNotEmpty => ErrorKind::Conflict,
+        Io::AlreadyExists | Io::DirectoryNotEmpty | Io::AddrInUse => ErrorKind::Conflict,
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::Exhausted,
         Io::ConnectionRefused
         | Io::ConnectionReset
