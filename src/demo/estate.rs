@@ -180,7 +180,7 @@ impl Estate {
                 "\n[systems.{POSTGRES}]\nkind = \"postgres\"\nrto = \"2m\"\nrpo = \"1m\"\n[systems.{POSTGRES}.settings]\nport = {port}\ndata_dir = \"{}\"\n\
                  row_fingerprint = true\n{account}[systems.{POSTGRES}.service]\nstart = [\"{home}/bin/postgres\", \"start\"]\nstop = [\"{home}/bin/postgres\", \"stop\"]\n\
                  [[systems.{POSTGRES}.checks]]\nname = \"orders can be read\"\nquery = \"@demo select count(*) from public.orders\"\nmin = 1\n\
-                 [[systems.{POSTGRES}.checks]]\nname = \"Zürich is in the zone table\"\nquery = \"@demo select count(*) from public.lines where line like '%EURO SIGN%'\"\nmin = 1\n",
+                 [[systems.{POSTGRES}.checks]]\nname = \"the EURO SIGN is in the table\"\nquery = \"@demo select count(*) from public.lines where line like '%EURO SIGN%'\"\nmin = 1\n",
                 data.display()
             );
         }
