@@ -1,5 +1,7 @@
 //! The report of a recovery or drill, as JSON and as one self-contained HTML file. Every field is derived; none is set by hand.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
@@ -123,7 +125,14 @@ pub fn write(report: &Report, dir: &Path) -> Result<Vec<PathBuf>> {
     for (suffix, text) in [("html", html(report)?), ("json", json)] {
         let path = dir.join(format!("{}.{suffix}", report.run));
         let aside = path.with_extension(format!("{suffix}.writing"));
-        std::fs::write(&aside, text).or_io("write report", &aside)?;
+        let mut file = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&aside)
+            .or_io("write report", &aside)?;
+        file.write_all(text.as_bytes()).or_io("write report", &aside)?;
         std::fs::rename(&aside, &path).or_io("write report", &path)?;
         written.push(path);
     }

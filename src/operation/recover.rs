@@ -203,6 +203,10 @@ async fn carry_out(
     let cleaned = host.clean_up().await;
     let execution = executed?;
     cleaned?;
+    if execution.state.is_final() {
+        let systems: Vec<SystemName> = plan.systems.iter().map(|s| s.name.clone()).collect();
+        host.forget_markers(&systems);
+    }
     let measurement = measure(&plan, &execution, &events);
     record_proofs(node, run, &plan, &execution, &measurement).await?;
     let report = Report::new(run, &plan, &events, &execution, &measurement, &detail.reason);

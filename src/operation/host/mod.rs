@@ -102,7 +102,7 @@ impl NodeHost {
         }
     }
 
-    fn argv(argv: &[String]) -> Result<Program> {
+    pub(super) fn argv(argv: &[String]) -> Result<Program> {
         let (program, args) = argv.split_first().ok_or_else(|| {
             Error::new(ErrorKind::Config, "run an empty command").hint("name a program and its arguments")
         })?;
@@ -112,7 +112,7 @@ impl NodeHost {
         Ok(found.args(args))
     }
 
-    async fn run_program(program: &Program, job: &JobContext) -> Result<String> {
+    pub(super) async fn run_program(program: &Program, job: &JobContext) -> Result<String> {
         let output = program.output(job).await?;
         let text = String::from_utf8_lossy(&output);
         Ok(text.trim().chars().take(TEXT_CHARS_MAX).collect())

@@ -1,6 +1,7 @@
 //! Restoring as a step of a run: in place behind a safety backup, or in a sandbox.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::NodeHost;
 use crate::domain::id::SystemName;
@@ -12,7 +13,11 @@ use crate::operation::{marker, restore};
 use crate::runbook::host::RestoreAct;
 use crate::runtime::JobContext;
 use crate::runtime::lock::SystemLock;
-use crate::system::SandboxOrder;
+use crate::system::{HealthState, SandboxOrder};
+
+/// A server that has not come up by then will not.
+const START_WITHIN: Duration = Duration::from_secs(120);
+const POLL_EVERY: Duration = Duration::from_millis(200);
 
 impl NodeHost {
     pub(super) fn order(&self, act: &RestoreAct, place: Place, existing: Existing) -> restore::Order {
@@ -48,6 +53,7 @@ impl NodeHost {
             let taken = restore::safety_backup(&self.node, &act.system, job).await?;
             self.set_marker(&act.system, "safe", &serde_json::json!({ "backup": taken }), job).await?;
         }
+        self.start_for_restore(act, job).await?;
         let mut lock = SystemLock::acquire(&self.node.locks_dir(), &act.system)?;
         lock.name_run(&self.run)?;
         let planned =
@@ -58,6 +64,39 @@ impl NodeHost {
             serde_json::to_value(&restored).map_err(|e| Error::bug("write restored as json").because(e))?;
         self.set_marker(&act.system, "done", &content, job).await?;
         Ok(restored)
+    }
+
+    /// A restore that goes through a running server needs one, whatever the runbook stopped before.
+    async fn start_for_restore(&self, act: &RestoreAct, job: &JobContext) -> Result<()> {
+        let engine = self.node.system(&act.system)?;
+        let manifest = self.node.catalog.backup(&act.point.backup).await?.manifest;
+        let needs_server = engine
+            .sandboxing()
+            .is_some_and(|s| s.order(&manifest.captured) == SandboxOrder::StartThenRestore);
+        let start = &self.node.system_config(&act.system)?.service.start;
+        if !needs_server || start.is_empty() || engine.probe(job).await?.state != HealthState::Down {
+            return Ok(());
+        }
+        Self::run_program(&Self::argv(start)?, job).await?;
+        let limit = job.child(START_WITHIN);
+        while engine.probe(&limit).await?.state == HealthState::Down {
+            limit.sleep("wait for the server to restore into", POLL_EVERY).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the notes of a run that has ended away.
+    pub fn forget_markers(&self, systems: &[SystemName]) {
+        for system in systems {
+            for what in ["safe", "done"] {
+                let path = self.marker(system, what);
+                if let Err(error) = std::fs::remove_file(&path)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    tracing::warn!(path = %path.display(), %error, "note of an ended run is left");
+                }
+            }
+        }
     }
 
     pub(super) async fn restore_in_sandbox(&self, act: &RestoreAct, job: &JobContext) -> Result<Restored> {
