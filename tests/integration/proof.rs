@@ -184,7 +184,7 @@ fn a_postgres_server_is_recovered_while_it_runs_and_after_its_directory_is_lost(
 }
 
 #[test]
-fn a_logical_backup_is_recovered_into_its_running_server() {
+fn a_logical_backup_is_recovered_into_its_server_running_or_started_for_it() {
     let world = World::new().with_logical_postgres();
     fill_postgres(&world, 2_000);
     world.ask(&["backup", "orders"]).ok();
@@ -194,7 +194,15 @@ fn a_logical_backup_is_recovered_into_its_running_server() {
         "shop",
         "delete from orders where id % 3 = 0; update orders set item = 'wrong' where id % 5 = 0",
     );
-    world.ask(&["recover", "database-failure", "--in-place", "--reason", "a bad statement"]).ok();
+    let args = ["recover", "database-failure", "--in-place", "--reason", "a bad statement"];
+    world.ask(&args).ok();
+    assert_eq!(psql(&world, "shop", SUM), wanted);
+
+    // a restore through the server starts one that is down
+    psql(&world, "shop", "delete from orders where id % 7 = 0");
+    world.postgres.as_ref().unwrap().control("stop");
+    world.ask(&["recover", "database-failure", "--dry-run"]).ok();
+    world.ask(&args).ok();
     assert_eq!(psql(&world, "shop", SUM), wanted);
     world.assert_nothing_left();
 }

@@ -106,7 +106,12 @@ impl NodeHost {
         let planned = match restore::plan(&self.node, &order, job).await {
             Ok(planned) => planned.plan,
             Err(error) if error.kind() == ErrorKind::Unreachable => {
-                fact.missing.push(error.to_string());
+                // one that the runbook or the restore itself starts will answer then
+                if self.service_will_change(&act.system, job).await? {
+                    fact.unknown.push(format!("what is there: {error}"));
+                } else {
+                    fact.missing.push(error.to_string());
+                }
                 return Ok(());
             }
             Err(error) => return Err(error),
