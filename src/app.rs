@@ -21,19 +21,23 @@ use crate::storage::object::{Addressing, ObjectSettings, ObjectStorage};
 use crate::system::registry::{Registry, registry};
 use crate::system::{EngineDeps, SharedSystem};
 
-/// Everything of one configured lifeboat, ready for work.
-pub fn open(config: Config) -> Result<Node> {
-    open_with(config, &registry(), Arc::new(SystemClock))
+/// Everything of one configured lifeboat, ready for work. `workers` are the process's; the config may limit them.
+pub fn open(config: Config, workers: &Workers) -> Result<Node> {
+    open_with(config, &registry(), Arc::new(SystemClock), workers)
 }
 
 /// As [`open`], with other engines or another clock: for tests.
-pub fn open_with(config: Config, registry: &Registry, clock: Arc<dyn Clock>) -> Result<Node> {
+pub fn open_with(
+    config: Config,
+    registry: &Registry,
+    clock: Arc<dyn Clock>,
+    workers: &Workers,
+) -> Result<Node> {
     private_dir(&config.state_dir)?;
     private_dir(&config.state_dir.join("locks"))?;
-    let workers = match config.pipeline.workers {
-        0 => Workers::new(),
-        cores => Workers::with_cores(cores),
-    };
+    if config.pipeline.workers > 0 {
+        workers.set_cores(config.pipeline.workers);
+    }
     let catalog: Arc<dyn Catalog> =
         Arc::new(SqliteCatalog::open(config.state_dir.join("catalog.sqlite"), workers.clone())?);
     let account = Account::for_servers(&config.sandbox_user)?;
@@ -44,7 +48,7 @@ pub fn open_with(config: Config, registry: &Registry, clock: Arc<dyn Clock>) -> 
         catalog,
         sandboxes,
         clock,
-        workers,
+        workers: workers.clone(),
         config: Arc::new(config),
     })
 }

@@ -116,9 +116,7 @@ pub struct Context {
 impl Context {
     /// Reads the config and opens everything, without touching what dead runs left.
     fn open(&self) -> Result<Node> {
-        let mut node = app::open(Config::load(&self.config, &registry())?)?;
-        node.workers = self.job.workers().clone();
-        Ok(node)
+        app::open(Config::load(&self.config, &registry())?, self.job.workers())
     }
 
     /// As [`Self::open`], and settles what dead runs left: for verbs that change something.

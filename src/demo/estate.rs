@@ -79,9 +79,7 @@ impl Estate {
     }
 
     pub fn open(&self, job: &JobContext) -> Result<Node> {
-        let mut node = app::open(Config::load(&self.config_file(), &registry())?)?;
-        node.workers = job.workers().clone();
-        Ok(node)
+        app::open(Config::load(&self.config_file(), &registry())?, job.workers())
     }
 
     /// Initialises and starts the servers.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::catalog::{BackupRecord, RunEnd};
 use crate::config::VerifyAfterBackup;
-use crate::domain::backup::{BackupKind, BackupPlan, BackupRequest, BackupState, Captured};
+use crate::domain::backup::{BackupKind, BackupPlan, BackupRequest, Captured};
 use crate::domain::id::{BackupId, DestinationName, RunId, SystemName, TierName};
 use crate::domain::manifest::{
     Artifact, FORMAT_VERSION, Manifest, SegmentEncoding, backup_prefix, segment_key,
@@ -61,6 +61,8 @@ pub async fn take(node: &Node, order: &Order, job: &JobContext) -> Result<Backup
     let storage = node.storage(&destination)?;
     let mut lock = SystemLock::acquire(&node.locks_dir(), &order.system)?;
     lock.name_run(&order.run)?;
+    // before the run is opened: an error here must not leave one that never ends
+    let encoding = encoding(node)?;
     let started_at = job.now();
     let id = BackupId::new(started_at, node.clock.random());
     let detail = serde_json::json!({
@@ -68,7 +70,6 @@ pub async fn take(node: &Node, order: &Order, job: &JobContext) -> Result<Backup
         "destination": destination, "prefix": backup_prefix(&order.system, &id),
     });
     node.open_run(&order.run, RunKind::Backup, Some(&order.system), Some(id.to_string()), detail).await?;
-    let encoding = encoding(node)?;
     let taking = Taking { node, order, system: &*system, storage, destination, id, started_at, encoding };
     let result = taking.run(job).await;
     count(&order.system, started_at, job.now(), &result);
@@ -237,9 +238,4 @@ impl Taking<'_> {
         self.node.catalog.commit_backup(&manifest, &self.destination).await?;
         Ok(manifest)
     }
-}
-
-/// Is the state of a record one that a person may rely on?
-pub fn is_verified(state: BackupState) -> bool {
-    matches!(state, BackupState::Verified | BackupState::Proven)
 }

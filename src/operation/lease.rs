@@ -70,7 +70,13 @@ pub async fn sweep(node: &Node, job: &JobContext) -> Result<Swept> {
 
 async fn bury(node: &Node, run: &RunRecord, swept: &mut Swept, job: &JobContext) -> Result<()> {
     let epoch = node.catalog.adopt_run(&run.id, run.epoch, &crate::runtime::process::own_identity()).await?;
-    if let Err(error) = settle(node, &run.id, RunFate::Failed, job).await {
+    let half = match run.kind {
+        RunKind::Backup => remove_half_backup(node, run, job).await?,
+        RunKind::Restore | RunKind::Verify | RunKind::Recover | RunKind::Drill => Half::Nothing,
+    };
+    // a committed backup keeps what its chain needs, whatever became of the run
+    let fate = if half == Half::Committed { RunFate::Succeeded } else { RunFate::Failed };
+    if let Err(error) = settle(node, &run.id, fate, job).await {
         swept.left.push(format!("leases of run {}: {error}", run.id));
     }
     let (state, why) = match run.kind {
@@ -80,21 +86,39 @@ async fn bury(node: &Node, run: &RunRecord, swept: &mut Swept, job: &JobContext)
         RunKind::Drill => {
             (RunState::Aborted, "the process that carried it is gone, and its sandboxes with it; drill again")
         }
-        RunKind::Backup => {
-            swept.removed.extend(remove_half_backup(node, run, job).await?);
-            (RunState::Failed, "the process that carried it is gone; nothing of it is listed as a backup")
-        }
+        RunKind::Backup => match half {
+            Half::Committed => (
+                RunState::Failed,
+                "the process that carried it is gone; its backup was committed before and was not read back: `lifeboat verify`",
+            ),
+            Half::Nothing => {
+                (RunState::Failed, "the process that carried it is gone; nothing of it is listed as a backup")
+            }
+            Half::Removed(line) => {
+                swept.removed.push(line);
+                (RunState::Failed, "the process that carried it is gone; nothing of it is listed as a backup")
+            }
+        },
         RunKind::Restore | RunKind::Verify => (RunState::Failed, "the process that carried it is gone"),
     };
     let end = crate::catalog::RunEnd { error: Some(why.to_owned()), ..Default::default() };
     node.catalog.move_run(&run.id, epoch, state, end, node.clock.now()).await
 }
 
+/// What was found of a dead run's backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Half {
+    Nothing,
+    /// Its manifest is stored: it is a backup.
+    Committed,
+    Removed(String),
+}
+
 /// Deletes the segments of a backup that has no manifest, half-written ones included.
-async fn remove_half_backup(node: &Node, run: &RunRecord, job: &JobContext) -> Result<Option<String>> {
+async fn remove_half_backup(node: &Node, run: &RunRecord, job: &JobContext) -> Result<Half> {
     let text = |key: &str| run.detail.get(key).and_then(|v| v.as_str()).map(str::to_owned);
     let (Some(prefix), Some(destination)) = (text("prefix"), text("destination")) else {
-        return Ok(None);
+        return Ok(Half::Nothing);
     };
     let destination = crate::domain::id::DestinationName::parse(destination)
         .map_err(|e| Error::bug("read destination of run").because(e))?;
@@ -102,16 +126,16 @@ async fn remove_half_backup(node: &Node, run: &RunRecord, job: &JobContext) -> R
     let below = format!("{prefix}/");
     let objects = storage.list(&below, job).await?;
     if objects.iter().any(|o| crate::pipeline::manifest::is_manifest_key(&o.key)) {
-        return Ok(None);
+        return Ok(Half::Committed);
     }
     for object in &objects {
         job.run("delete half backup", storage.delete(&object.key, job)).await?;
     }
     let unfinished = job.run("discard unfinished writes", storage.discard_unfinished(&below, job)).await?;
     if objects.is_empty() && unfinished == 0 {
-        return Ok(None);
+        return Ok(Half::Nothing);
     }
-    Ok(Some(format!(
+    Ok(Half::Removed(format!(
         "{} stored objects of the unfinished backup {prefix}",
         objects.len() as u64 + unfinished
     )))

@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
@@ -23,7 +24,7 @@ pub struct Workers {
     tracker: TaskTracker,
     cpu: Arc<Semaphore>,
     io: Arc<Semaphore>,
-    cores: usize,
+    cores: Arc<AtomicUsize>,
     /// The runtime that was current when this was made. Tasks go there even when started from an actor's thread, whose
     /// own runtime must never carry work.
     home: Option<Handle>,
@@ -85,13 +86,24 @@ impl Workers {
             tracker: TaskTracker::new(),
             cpu: Arc::new(Semaphore::new(cores)),
             io: Arc::new(Semaphore::new(IO_BLOCKING_MAX)),
-            cores,
+            cores: Arc::new(AtomicUsize::new(cores)),
             home: Handle::try_current().ok(),
         }
     }
 
     pub fn cores(&self) -> usize {
-        self.cores
+        self.cores.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many CPU-bound jobs may run at once, for every clone. To be called before there is work.
+    pub fn set_cores(&self, cores: usize) {
+        let cores = cores.max(1);
+        let before = self.cores.swap(cores, Ordering::Relaxed);
+        if cores > before {
+            self.cpu.add_permits(cores - before);
+        } else {
+            self.cpu.forget_permits(before - cores);
+        }
     }
 
     /// Runs `work` as a tracked task on the runtime's workers.
@@ -156,7 +168,7 @@ impl Workers {
 
     /// Is CPU-bound or blocking work, or a task that was not detached, under way?
     pub fn busy(&self) -> bool {
-        self.cpu.available_permits() < self.cores || self.io.available_permits() < IO_BLOCKING_MAX
+        self.cpu.available_permits() < self.cores() || self.io.available_permits() < IO_BLOCKING_MAX
     }
 
     /// Closes the door and waits until everyone inside has left.
@@ -185,6 +197,16 @@ fn panicked(name: &'static str, payload: &(dyn Any + Send)) -> Error {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn the_number_of_cores_is_one_for_all_clones() {
+        let workers = Workers::with_cores(4);
+        let clone = workers.clone();
+        clone.set_cores(1);
+        assert_eq!((workers.cores(), workers.cpu.available_permits()), (1, 1));
+        workers.set_cores(3);
+        assert_eq!((clone.cores(), clone.cpu.available_permits()), (3, 3));
+    }
 
     #[tokio::test]
     async fn a_panic_in_work_becomes_a_bug() {
